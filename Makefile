@@ -1,0 +1,64 @@
+# Gradients in Depth. `make lab` to learn, `make test` to check everything.
+# On Windows, and with conda, see README.md.
+
+PYTHON ?= python3
+VENV   := .venv
+RUN    := $(VENV)/bin/python
+# Extra arguments: make lab PIP_ARGS="--index-url ...", make lab LAB_ARGS=--no-browser,
+# make test PYTEST_ARGS="-k theory", make notebooks NAMES="02_sigmoid_saturation --force".
+PIP_ARGS ?=
+LAB_ARGS ?=
+PYTEST_ARGS ?=
+NAMES ?=
+
+# Written when the environment is complete; older than a file that it was made from, it is brought up to date.
+INSTALLED := $(VENV)/installed
+TRUSTED   := $(VENV)/trusted
+
+.PHONY: help lab test check notebooks clean environment
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\): .*## /make \1@/p' Makefile | awk -F@ '{ printf "%-16s %s\n", $$1, $$2 }'
+
+lab: environment ## Open JupyterLab on the first lesson (installs what it needs the first time)
+	@$(MAKE) --no-print-directory $(TRUSTED)
+	$(RUN) -m jupyter lab --ServerApp.root_dir=. $(LAB_ARGS) notebooks/00_start_here.ipynb
+
+test: environment ## Run the whole suite: units, every notebook, every explorer in a browser
+	$(RUN) -m pytest -n 2 --dist loadscope $(PYTEST_ARGS)
+
+check: environment ## Run the quick part: style, units, stored notebooks (no execution, no browser)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m pytest -n 2 --dist loadscope -m "not slow and not browser" $(PYTEST_ARGS) tests
+
+notebooks: environment ## Build the notebooks whose script, or whose part of utils, has changed
+	$(RUN) notebooks/build.py $(NAMES)
+
+clean: ## Remove the environment and all caches
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+	find . -name .ipynb_checkpoints -prune -exec rm -rf {} +
+
+# An environment that finished once and does not work now (this folder was moved or copied, Python was
+# upgraded) is made anew; one that was interrupted is continued.
+environment:
+	@test ! -e $(INSTALLED) || $(RUN) -I -c "import importlib.util as i, pathlib as p, sys; \
+		sys.exit(p.Path(i.find_spec('utils').origin).resolve().parents[1] != p.Path.cwd().resolve())" \
+		2>/dev/null || rm -rf $(VENV)
+	@$(MAKE) --no-print-directory $(INSTALLED)
+
+$(INSTALLED): requirements.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || \
+		{ echo "The course needs Python 3.11 or newer, and there is no $(PYTHON) here." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("The course needs Python 3.11 or newer, and \
+	$(PYTHON) is %d.%d. Name a newer one: make lab PYTHON=python3.12" % sys.version_info[:2])'
+	$(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -r requirements.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --no-deps --editable .
+	@touch $@
+
+# JupyterLab runs the pictures of a stored notebook only when the notebook is trusted.
+$(TRUSTED): $(INSTALLED) $(wildcard notebooks/*.ipynb)
+	@$(RUN) -m jupyter trust $(wildcard notebooks/*.ipynb) >/dev/null
+	@touch $@
