@@ -1,0 +1,38 @@
+"""What every test of the course shares, the notebooks included."""
+
+import os
+
+import pytest
+from hypothesis import settings
+
+# Kernels inherit this: no progress bars in outputs, and one thread, because two workers share the machine.
+os.environ.update(TQDM_DISABLE="1", OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+
+# Property tests try the same examples everywhere, and a slow machine is not a failure.
+settings.register_profile("course", deadline=None, derandomize=True)
+settings.load_profile("course")
+
+
+NO_CHROMIUM = (
+    "There is no Chromium here. Install one (Debian and Ubuntu: apt install chromium; elsewhere Chromium or "
+    "Google Chrome from its own site), or say where it is: CHROMIUM=/path/to/chromium make test"
+)
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("browser"):
+        from tests.browser.lab import find_chromium  # here, because most runs need no browser
+
+        if find_chromium() is None:
+            pytest.skip(NO_CHROMIUM)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Where CI is set, a browser test that is skipped has failed: nobody would read the skip."""
+    report = yield
+    if report.skipped and item.get_closest_marker("browser") and os.environ.get("CI"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} may not be skipped in CI.\n{reason}"
+    return report
