@@ -1,0 +1,130 @@
+"""A real JupyterLab in a real Chromium, for the browser tests and the benchmarks."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+from playwright.sync_api import Page, sync_playwright
+
+# Chromium's own services would each try to reach a network that a test must not need.
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+# A kernel that is not connected yet takes an execution request and loses it in silence.
+READY = """() => {
+  const context = window.jupyterapp?.shell.currentWidget?.sessionContext;
+  const kernel = context?.isReady ? context.session?.kernel : null;
+  return kernel?.connectionStatus === 'connected' && kernel?.status === 'idle';
+}"""
+ERRORS = """() => window.jupyterapp.shell.currentWidget.content.widgets
+  .filter(cell => cell.model.type === 'code')
+  .flatMap(cell => cell.model.outputs.toJSON())
+  .filter(output => output.output_type === 'error' || output.name === 'stderr')
+  .map(output => output.evalue ?? output.text)"""
+
+
+def find_chromium() -> str | None:
+    """The path of a Chromium or Chrome, or None."""
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    return os.environ.get("CHROMIUM") or next((path for name in names if (path := shutil.which(name))), None)
+
+
+@contextmanager
+def jupyterlab(root: Path, scratch: Path):
+    """Serve `root` with a JupyterLab whose settings, data and workspaces live in `scratch`; yields its address."""
+    settings = {
+        "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+        "@jupyterlab/docmanager-extension/plugin": {"autosave": False},
+    }
+    folders = {name: scratch / name for name in ("config", "data", "runtime", "ipython", "settings", "workspaces")}
+    for folder in folders.values():
+        folder.mkdir(parents=True, exist_ok=True)
+    for plugin, values in settings.items():
+        package, name = plugin.rsplit("/", 1)
+        file = folders["settings"] / package / f"{name}.jupyterlab-settings"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(values), encoding="utf-8")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {
+        "JUPYTER_CONFIG_DIR": str(folders["config"]),
+        "JUPYTER_DATA_DIR": str(folders["data"]),
+        "JUPYTER_RUNTIME_DIR": str(folders["runtime"]),
+        "IPYTHONDIR": str(folders["ipython"]),
+    }
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--IdentityProvider.token="]
+    command += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--ServerApp.root_dir={root}"]
+    command += ["--LabApp.expose_app_in_browser=True", f"--LabApp.user_settings_dir={folders['settings']}"]
+    command += [f"--LabApp.workspaces_dir={folders['workspaces']}"]
+    address = f"http://127.0.0.1:{port}"
+    with (scratch / "server.log").open("w") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            _wait_for(f"{address}/api/status", server, scratch / "server.log")
+            yield address
+        finally:
+            server.terminate()
+            server.wait(20)
+
+
+def _wait_for(url: str, server: subprocess.Popen, log: Path) -> None:
+    for _ in range(240):
+        if server.poll() is not None:
+            raise RuntimeError(f"JupyterLab did not start:\n{log.read_text()[-2000:]}")
+        try:
+            urllib.request.urlopen(url, timeout=2).close()
+            return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.25)
+    raise RuntimeError(f"JupyterLab does not answer:\n{log.read_text()[-2000:]}")
+
+
+@contextmanager
+def chromium(executable: str):
+    """A headless browser; yields it."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_FLAGS)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+class Notebook:
+    """One notebook, open in one page. `problems` holds what the console called an error."""
+
+    def __init__(self, page: Page, address: str, path: str, theme: str = "JupyterLab Light"):
+        self.page = page
+        self.problems: list[str] = []
+        page.on("pageerror", lambda error: self.problems.append(str(error)))
+        page.on("console", lambda message: message.type == "error" and self.problems.append(message.text))
+        page.goto(f"{address}/lab/tree/{path}?reset", wait_until="domcontentloaded")
+        page.wait_for_function(READY, timeout=90_000)
+        if theme != "JupyterLab Light":
+            page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
+            page.wait_for_selector('body[data-jp-theme-light="false"]', state="attached")
+
+    def run_all(self, timeout: float = 180.0) -> list[str]:
+        """Run every cell and wait for the kernel; returns what went to error or stderr, nothing when all is well."""
+        self.page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        done = """() => { const cells = window.jupyterapp.shell.currentWidget.content.widgets
+          .filter(cell => cell.model.type === 'code' && cell.model.sharedModel.source.trim());
+          return cells.every(cell => Number.isInteger(cell.model.executionCount) && cell.model.executionState !== 'running'); }"""
+        self.page.wait_for_function(done, timeout=timeout * 1000)
+        self.page.wait_for_function(READY, timeout=timeout * 1000)
+        return self.page.evaluate(ERRORS)

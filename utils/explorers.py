@@ -1,0 +1,331 @@
+"""Explorers: sliders over real computations, one class behind all of them. The only module that knows widgets."""
+
+import functools
+import html
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import ipywidgets
+import matplotlib as mpl
+import numpy as np
+import torch
+import traitlets
+from IPython.display import display
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from torch import Tensor, nn
+
+from utils import data, plots, pictures, signals, theory
+
+
+class Slider(anywidget.AnyWidget):
+    """A slider over a list of values, labelled, with its unit and a number field beside it.
+
+    ipywidgets' own sliders have no accessible name, whatever their description says; here the label belongs
+    to the slider. `value` is always one of `values`; setting another value chooses the nearest.
+    """
+
+    _esm = Path(__file__).with_name("slider.js")
+    _css = Path(__file__).with_name("slider.css")
+    label = traitlets.Unicode().tag(sync=True)
+    unit = traitlets.Unicode().tag(sync=True)
+    values = traitlets.List(traitlets.Float()).tag(sync=True)
+    index = traitlets.Int().tag(sync=True)
+
+    def __init__(self, label: str, values: Sequence[float], value: float, unit: str = ""):
+        if len(values) < 2 or not np.all(np.diff(values) > 0):
+            raise ValueError(f"The values of the slider '{label}' must increase and be at least two.")
+        self._whole = all(float(v).is_integer() for v in values)
+        numbers = [float(v) for v in values]
+        super().__init__(label=label, unit=unit, values=numbers, index=_nearest(numbers, value))
+
+    @property
+    def value(self) -> float:
+        """The chosen value; an `int` where all values are whole."""
+        chosen = self.values[self.index]
+        return int(chosen) if self._whole else chosen
+
+    @value.setter
+    def value(self, wanted: float) -> None:
+        self.index = _nearest(self.values, wanted)
+
+    def summary(self) -> str:
+        """The slider in words, for a notebook that is not running."""
+        return f"{self.label} ({self.values[0]:.3g} to {self.values[-1]:.3g}{self.unit and ' ' + self.unit})"
+
+
+class Choice(ipywidgets.Dropdown):
+    """A labelled list to choose one value from; `options` maps what is read to what is computed with."""
+
+    def __init__(self, label: str, options: dict[str, Any], value: Any):
+        super().__init__(description=label, options=list(options.items()), value=value)
+        self.style.description_width = "150px"  # as in slider.css
+        self.layout.width = "400px"
+
+    def summary(self) -> str:
+        """The list in words, for a notebook that is not running."""
+        return f"{self.description} ({', '.join(label for label, _ in self.options)})"
+
+
+def _nearest(values: Sequence[float], wanted: float) -> int:
+    if not np.isfinite(wanted):
+        raise ValueError(f"A slider takes finite numbers from {values[0]:g} to {values[-1]:g}, got {wanted!r}.")
+    return int(np.argmin(np.abs(np.asarray(values) - wanted)))
+
+
+class _Panel(ipywidgets.VBox):
+    """Controls below each other; where no kernel runs, they are a sentence."""
+
+    def __init__(self, children: Sequence[ipywidgets.Widget], sentence: str):
+        super().__init__(children)
+        self._sentence = sentence
+
+    def _repr_mimebundle_(self, **kwargs):
+        return {**super()._repr_mimebundle_(**kwargs), "text/plain": self._sentence}
+
+
+class Explorer:
+    """Controls, a picture, a sentence that says what the picture shows now, a reset, and a list of things to try.
+
+    `draw(axes, **values)` draws on `axes` (those of `figure`) for the chosen `values` (name to value, one for
+    each of `controls`) and returns the sentence; lines of the last drawing have been removed before. Displayed,
+    an explorer is three outputs: controls, picture with its sentence, list; a stored notebook keeps the last two.
+    """
+
+    def __init__(
+        self,
+        controls: dict[str, Slider | Choice],
+        figure: Figure,
+        draw: Callable[..., str],
+        tries: Sequence[str],
+        legend: str = "lower right",
+    ):
+        self.controls = controls
+        self.sentence = ""
+        self._figure, self._draw, self._tries = figure, draw, tuple(tries)
+        self._canvas = pictures.Canvas(figure)
+        self._style = pictures.STYLE | {"legend.loc": legend}  # a legend that looks for the best place jumps
+        self._start = self.values
+        self._handle = None
+        for control in controls.values():
+            control.observe(self._changed, _trait(control))
+        self._html = self._picture()
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What the controls say now, by name."""
+        return {name: control.value for name, control in self.controls.items()}
+
+    def set(self, **values: Any) -> "Explorer":
+        """Move controls from code. Raises `ValueError` for a control that is not there."""
+        unknown = [name for name in values if name not in self.controls]
+        if unknown:
+            raise ValueError(f"There is no control named {unknown[0]!r}; there are {', '.join(self.controls)}.")
+        for name, value in values.items():
+            self.controls[name].value = value
+        return self
+
+    def reset(self, _button: object = None) -> None:
+        """Put every control back to where it was at first."""
+        self.set(**self._start)
+
+    def to_html(self) -> str:
+        """The picture and its sentence as they are now."""
+        return self._html
+
+    def _changed(self, _change: object) -> None:
+        self._html = self._picture()
+        if self._handle is not None:
+            self._handle.update({"text/html": self._html, "text/plain": self.sentence}, raw=True)
+
+    def _picture(self, fallback: str = "") -> str:
+        for ax in self._figure.axes:
+            _remove_data(ax)
+        with mpl.rc_context(self._style):
+            self.sentence = self._draw(self._figure.axes, **self.values)
+        picture = pictures.wrap(self._canvas.svg(), self.sentence, fallback)
+        # Three lines are kept for the sentence, so that what follows never moves.
+        style = "height:4.5em;line-height:1.5;margin:0.2em 0;overflow-y:auto;max-width:56em"
+        return f'{picture}<p aria-hidden="true" style="{style}">{html.escape(self.sentence)}</p>'
+
+    def _ipython_display_(self) -> None:
+        reset = ipywidgets.Button(description="Reset", tooltip="Put every control back to where it was at first")
+        reset.layout.margin = "2px 2px 6px 160px"
+        reset.on_click(self.reset)
+        moves = "; ".join(control.summary() for control in self.controls.values())
+        display(_Panel([*self.controls.values(), reset], f"Run this cell to move {moves}."))
+        fallback = pictures.bundle(self._figure)["image/png"]
+        stored = {"text/html": self._picture(fallback), "image/png": fallback, "text/plain": self.sentence}
+        self._handle = display(stored, raw=True, display_id=True)
+        items = "".join(f"<li>{html.escape(item)}</li>" for item in self._tries)
+        text = "What to try: " + " ".join(self._tries)
+        display({"text/html": f"<b>What to try</b><ul>{items}</ul>", "text/plain": text}, raw=True)
+
+
+def _trait(control: Slider | Choice) -> str:
+    return "index" if isinstance(control, Slider) else "value"
+
+
+def _remove_data(ax: Axes) -> None:
+    for artist in [*ax.containers, *ax.images, *ax.patches, *ax.collections, *ax.lines, *ax.texts]:
+        if artist in ax.containers or artist.axes is not None:  # bars leave with their container
+            artist.remove()
+    ax.set_prop_cycle(None)
+
+
+# --- The explorers of the lessons ------------------------------------------------------------------------------
+
+
+def _figure(rows: int = 1, columns: int = 1, height: float = 4.2) -> Figure:
+    """A figure that the notebook does not show by itself."""
+    with mpl.rc_context(pictures.STYLE):
+        figure = Figure(figsize=(9, height))
+        figure.subplots(rows, columns)
+    return figure
+
+
+def _verdict(per_layer: float, depth: int) -> str:
+    whole = per_layer**depth
+    if not np.isfinite(whole):
+        return "It explodes."
+    if 0.1 <= whole <= 10:
+        return "It arrives."
+    return "It vanishes." if whole < 1 else "It explodes."
+
+
+def chain() -> Explorer:
+    """Lesson 01: a factor multiplied again and again, in a number format of one's choice.
+
+    depth x local derivative x number format.
+    """
+    figure = _figure()
+    longest = 100
+
+    def draw(axes: list[Axes], depth: int, factor: float, number_format: str) -> str:
+        (ax,) = axes
+        limits = theory.number_format(number_format)
+        kept = signals.running_product(factor, depth, number_format)
+        steps = np.arange(1, depth + 1)
+        plots.curve(steps, kept, label=f"product kept in {number_format}", log_y=True, ax=ax)
+        plots.curve(steps, factor**steps, label="exact product", kind="theory", ax=ax)
+        plots.guide(ax, limits.smallest_subnormal, f"smallest {number_format}")
+        plots.guide(ax, limits.largest, f"largest {number_format}")
+        ax.set(xlabel="factors multiplied", ylabel="product", xlim=(0, longest + 1))
+        plots.snap(ax, (1e-12, 1e12), (1e-65, 1e65))
+        lost = next((n for n, value in zip(steps, kept, strict=True) if value == 0 or np.isinf(value)), None)
+        start = f"{factor:.3g} multiplied {depth} times is {factor**depth:.3g}."
+        if lost is None:
+            share = kept[-1] / factor**depth
+            close = f"keeps {kept[-1]:.3g}" if abs(share - 1) > 0.01 else "keeps it to within 1 %"
+            return f"{start} {number_format} {close}."
+        return f"{start} {number_format} holds {'0' if kept[lost - 1] == 0 else 'infinity'} from factor {lost} on."
+
+    controls = {
+        "depth": Slider("depth", range(1, longest + 1), 50, "factors"),
+        "factor": Slider("local derivative", np.round(np.arange(0.25, 2.51, 0.05), 2).tolist(), 0.5),
+        "number_format": Choice("number format", {name: name for name in theory.FORMATS}, "float32"),
+    }
+    tries = (
+        "Set the local derivative to 0.25, the most a sigmoid can pass on. At which depth does float16 hold 0? And float32?",
+        "Find the derivative that survives 100 factors in float16. How narrow is the range?",
+        "Choose bfloat16 and then float16 at 0.5: which of them gives up first, and why?",
+    )
+    return Explorer(controls, figure, draw, tries, legend="upper left")
+
+
+def deep_network(activations: Sequence[str] = ("sigmoid", "tanh"), gain: float = 1.0) -> Explorer:
+    """Lessons 02 to 04: the gradient through a random network, measured, beside the theory of wide networks.
+
+    depth x weight gain x activation; width 128, batch 64, no biases, in float64. The random weights are drawn
+    once; gain scales them (gain 1 is weight_var = 1, Xavier). The gradient sent into the last layer is Gaussian.
+    """
+    longest, width = 100, 128
+    figure = _figure()
+    weights = data.gaussian_batch(longest * width, width, seed=0).reshape(longest, width, width) / width**0.5
+    inputs, arriving = data.gaussian_batch(64, width, seed=1), data.gaussian_batch(64, width, seed=2)
+
+    @functools.lru_cache(maxsize=64)
+    def expected(activation: str, gain: float) -> np.ndarray:
+        return theory.gradient_norm_trajectory(longest, activation, gain**2, first=gain**2)
+
+    def draw(axes: list[Axes], depth: int, gain: float, activation: str) -> str:
+        (ax,) = axes
+        flow = signals.flow(weights[:depth] * gain, inputs, activation, arriving)
+        ratio = flow.activation_gradient_rms / flow.activation_gradient_rms[-1]
+        predicted = expected(activation, gain)
+        plots.layers(ratio, label="measured", ax=ax)
+        plots.layers(predicted[:depth] / predicted[depth - 1], label="theory, infinite width", kind="theory", ax=ax)
+        ax.set(ylabel="activation gradient, last layer = 1", xlim=(0, longest + 1))
+        plots.snap(ax, (1e-10, 1e5), (1e-25, 1e10), (1e-50, 1e20), (1e-140, 1e60))
+        per_layer = ratio[0] ** (1 / max(depth - 1, 1))
+        single = torch.tensor(ratio[0], dtype=torch.float32).item()
+        shown = "0" if single == 0 else "infinity" if np.isinf(single) else f"{single:.2g}"
+        return (
+            f"{depth} layers of {activation}, weight gain {gain:.3g}: the gradient in the first layer is "
+            f"{ratio[0]:.2g} of that in the last, a factor {per_layer:.3g} per layer (float32 would hold {shown}). "
+            f"{_verdict(per_layer, depth)}"
+        )
+
+    controls = {
+        "depth": Slider("depth", range(1, longest + 1), 30, "layers"),
+        "gain": Slider("weight gain", [round(2 ** (k / 8), 3) for k in range(-16, 25)], gain),
+        "activation": Choice("activation", {name: name for name in activations}, activations[0]),
+    }
+    tries = (
+        "Raise the weight gain: does a sigmoid network ever keep its gradient over 50 layers?",
+        "Change to tanh and look for the gain at which the line is flat.",
+        "At that gain double the depth. Is it still flat?",
+    )
+    return Explorer(controls, figure, draw, tries)
+
+
+def dashboard(
+    networks: dict[str, Callable[[int], nn.Module]],
+    inputs: Tensor,
+    targets: Tensor,
+    loss_fn: Callable[[Tensor, Tensor], Tensor],
+    layers: type[nn.Module],
+    depths: Sequence[int] = range(2, 41),
+) -> Explorer:
+    """Lesson 00: the four panels for a network of one's choice, at a depth of one's choice.
+
+    `networks` maps a name to a function from depth to a model; `layers` are the modules that count as a layer.
+    """
+    figure = _figure(2, 2, height=6)
+
+    @functools.lru_cache(maxsize=128)
+    def measured(name: str, depth: int) -> tuple[signals.Signals, np.ndarray]:
+        model = networks[name](depth)
+        found = signals.measure(model, inputs, targets, loss_fn, layers=layers)
+        return found, signals.jacobian_singular_values(model, inputs[0])
+
+    def draw(axes: list[Axes], network: str, depth: int) -> str:
+        found, singular_values = measured(network, depth)
+        plots.dashboard(found, singular_values, axes=axes)
+        scale, correlation, spectrum, _ = axes
+        for ax in (scale, correlation):
+            ax.set_xlim(0, max(depths) + 1)
+        for ax in (scale, spectrum):
+            plots.snap(ax, (1e-8, 1e8), (1e-40, 1e40))
+        norms = found.series("activation_gradient_norm")
+        return (
+            f"{network}, {depth} layers: the gradient norm is {norms[0]:.2g} in layer 1 and {norms[-1]:.2g} in layer "
+            f"{depth}; activation variance in the last layer {found.layers[-1].activation_variance:.2g}; cosine of "
+            f"two inputs there {found.layers[-1].cosine:.3g}; largest singular value {singular_values[0]:.2g}; "
+            f"{np.nanmean(found.series('underflow.float16')):.0%} of the gradient is 0 in float16."
+        )
+
+    names = list(networks)
+    controls = {
+        "network": Choice("network", {name: name for name in names}, names[0]),
+        "depth": Slider("depth", depths, 20, "layers"),
+    }
+    tries = (
+        "Take the first network from depth 2 to 40: which of the four panels tells you first?",
+        "Find a network whose gradient norms look healthy and whose correlation does not.",
+        "Which panel would you look at before you change the number format?",
+    )
+    return Explorer(controls, figure, draw, tries)

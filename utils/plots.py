@@ -1,0 +1,185 @@
+"""Draws what was measured. A plotting function takes data and `ax`, returns `ax`, and computes nothing.
+
+Measured values are coloured markers with a band over seeds; a theory is a line in the colour of the text on the
+same axes; a guide is a thin labelled line. Text alternatives are written by `utils.pictures` from what is drawn.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike
+
+from utils import pictures
+from utils.signals import FORMATS, Signals
+from utils.theory import activation_module
+from utils.training import History
+
+KINDS = ("measured", "theory", "line")
+
+
+def curve(
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    label: str = "",
+    xlabel: str = "",
+    ylabel: str = "",
+    title: str = "",
+    kind: str = "measured",
+    log_x: bool = False,
+    log_y: bool = False,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw `y` against `x`: one line, or a median and the range of several seeds.
+
+    x (points,); y (points,) or (seeds, points). kind "measured" draws markers, "theory" a line in the text's
+    colour, "line" a line in the next colour. Values that are not finite (and not positive on a log axis) leave
+    a gap. Raises `ValueError` for another kind, and when the shapes do not fit.
+    """
+    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}.")
+    if x.ndim != 1 or x.size == 0 or y.shape[-1:] != x.shape or y.ndim not in (1, 2):
+        raise ValueError(f"y must be (points,) or (seeds, points) for x (points,); got {y.shape} and {x.shape}.")
+    ax = ax or plt.subplots()[1]
+    _label(ax, xlabel, ylabel, title)
+    for axis, log in ((ax.xaxis, log_x), (ax.yaxis, log_y)):
+        if log and axis.get_scale() != "log":
+            pictures.log_scale(axis)
+    seeds = np.where(np.isfinite(y) & ((y > 0) | (not log_y)), y, np.nan).reshape(-1, x.size)
+    middle = np.full(x.size, np.nan)
+    known = ~np.isnan(seeds).all(axis=0)
+    middle[known] = np.nanmedian(seeds[:, known], axis=0)
+    style = {"color": pictures.INK, "linestyle": "-", "linewidth": 1.4, "zorder": 3}
+    if kind != "theory":
+        number = sum(line.get_gid() == "series" for line in ax.lines) % len(pictures.COLORS)
+        style = {"color": pictures.COLORS[number], "linestyle": pictures.DASHES[number], "gid": "series"}
+    if kind == "measured":
+        style |= {"linestyle": "", "marker": pictures.MARKERS[number], "markevery": max(1, x.size // 25)}
+    if len(seeds) > 1:
+        low, high = np.nanmin(seeds[:, known], axis=0), np.nanmax(seeds[:, known], axis=0)
+        ax.fill_between(x[known], low, high, color=style["color"], alpha=0.22, linewidth=0)
+    ax.plot(x, middle, label=label or "_", **style)
+    return _legend(ax)
+
+
+def layers(values: ArrayLike, *, ylabel: str = "", label: str = "", log_y: bool = True, **options) -> Axes:
+    """Draw one figure of every layer: values (layers,) or (seeds, layers); options as in `curve`."""
+    values = np.asarray(values, dtype=float)
+    position = np.arange(1, values.shape[-1] + 1 if values.ndim else 1)
+    ax = curve(position, values, xlabel="layer", ylabel=ylabel, label=label, log_y=log_y, **options)
+    ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    return ax
+
+
+def span(ax: Axes, decades: float) -> Axes:
+    """Widen the log axis of `ax` to at least so many decades, so that small changes look small."""
+    low, high = np.log10(ax.get_ylim())
+    more = max(0.0, decades - (high - low)) / 2
+    ax.set_ylim(10 ** (low - more), 10 ** (high + more))
+    return ax
+
+
+def snap(ax: Axes, *ranges: tuple[float, float]) -> Axes:
+    """Set the y limits to the first of `ranges` that holds all data, or to the last: limits that rarely change."""
+    drawn = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in ax.lines] or [np.empty(0)])
+    drawn = drawn[np.isfinite(drawn) & (drawn > 0)]
+    fits = [(low, high) for low, high in ranges if ((drawn >= low) & (drawn <= high)).all()]
+    ax.set_ylim(fits[0] if fits else ranges[-1])
+    return ax
+
+
+def guide(ax: Axes, value: float, label: str, *, vertical: bool = False) -> Axes:
+    """A thin line across `ax` at `value` with its label beside it: a bound, a limit, a chance level."""
+    line, place = (ax.axvline, "v") if vertical else (ax.axhline, "h")
+    line(value, color=pictures.INK, linewidth=0.9, linestyle=(0, (2, 2)), alpha=0.8, label="_")
+    if place == "h":
+        where, options = (0.99, value), {"transform": ax.get_yaxis_transform(), "ha": "right", "va": "bottom"}
+    else:
+        where, options = (value, 0.98), {"transform": ax.get_xaxis_transform(), "ha": "left", "va": "top"}
+    ax.annotate(label, where, xycoords=options.pop("transform"), xytext=(3, 2 if place == "h" else -2),
+                textcoords="offset points", fontsize=11, **options)  # fmt: skip
+    return ax
+
+
+def losses(histories: Mapping[str, History], *, ax: Axes | None = None, chance: float | None = None) -> Axes:
+    """Training loss against epochs, one line a history, smoothed over half an epoch; `chance` draws a guide."""
+    ax = ax or plt.subplots()[1]
+    for label, history in histories.items():
+        window = max(1, history.steps_per_epoch // 2)
+        loss = np.convolve(history.train_loss, np.ones(window) / window, mode="valid")
+        epochs = history.steps[window - 1 :] / history.steps_per_epoch
+        curve(epochs, loss, label=label, xlabel="epoch", ylabel="training loss", kind="line", ax=ax)
+    if chance is not None:
+        guide(ax, chance, f"guessing: {chance:.3g}")
+    return ax
+
+
+def activation(name: str, *, ax: Axes | None = None, reach: float = 6.0) -> Axes:
+    """An activation and its derivative over [-reach, reach]."""
+    ax = ax or plt.subplots()[1]
+    z = torch.linspace(-reach, reach, 241, dtype=torch.float64, requires_grad=True)
+    values = activation_module(name).double()(z)
+    (slope,) = torch.autograd.grad(values.sum(), z)
+    position = z.detach().numpy()
+    curve(position, values.detach().numpy(), label=f"{name}(z)", xlabel="z", kind="line", ax=ax)
+    return curve(position, slope.numpy(), label="its derivative", xlabel="z", kind="line", ax=ax)
+
+
+def bars(shares: Mapping[str, float], *, ylabel: str = "", label: str = "", ax: Axes | None = None) -> Axes:
+    """Named shares (from 0 to 1) as bars, each with its value above it."""
+    ax = ax or plt.subplots()[1]
+    _label(ax, "", ylabel, "")
+    number = len(ax.containers)
+    places = np.arange(len(shares)) + 0.4 * number
+    heights = [0.0 if np.isnan(share) else float(share) for share in shares.values()]
+    ax.bar(places, heights, 0.38, color=pictures.COLORS[number], hatch=("", "//")[number % 2], label=label or "_")
+    for place, height in zip(places, heights, strict=True):
+        ax.annotate(f"{height:.0%}", (place, height), (0, 2), textcoords="offset points", ha="center", fontsize=10.5)
+    ax.set_xticks(np.arange(len(shares)) + 0.2 * number, list(shares))
+    ax.set_ylim(0, 1.2)
+    ax.set_yticks([0, 0.5, 1], ["0 %", "50 %", "100 %"])
+    return _legend(ax)
+
+
+def dashboard(signals: Signals, singular_values: ArrayLike, *, axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
+    """The course's four panels: SCALE, CORRELATION, SPECTRUM, RANGE.
+
+    signals as `utils.signals.measure` returns them, singular_values (k,) of the input-output Jacobian. RANGE
+    is the mean over layers of the share of activation-gradient entries that a number format turns to 0 or inf.
+    """
+    if axes is None:
+        axes = plt.subplots(2, 2, figsize=(9, 6))[1].ravel()
+    scale, correlation, spectrum, value_range = axes
+    layers(signals.series("activation_variance"), label="activation variance", ax=scale, title="SCALE")
+    layers(signals.series("activation_gradient_norm"), label="gradient norm", ax=scale)
+    scale.set_ylabel("variance, norm")
+    span(scale, 6)
+    layers(signals.series("cosine"), log_y=False, ylabel="cosine of two inputs", ax=correlation, title="CORRELATION")
+    correlation.set_ylim(-0.25, 1.1)
+    rank = np.arange(1, len(singular_values) + 1)
+    curve(rank, singular_values, xlabel="rank", ylabel="singular value", log_y=True, ax=spectrum, title="SPECTRUM")
+    span(spectrum, 4).xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    for fault in ("underflow", "overflow"):
+        shares = {name: float(np.nanmean(signals.series(f"{fault}.{name}"))) for name in FORMATS}
+        bars(shares, label=fault, ylabel="gradient entries", ax=value_range)
+    value_range.set_title("RANGE")
+    scale.get_legend().set_loc("lower right")
+    value_range.get_legend().set_loc("upper right")
+    return axes
+
+
+def _label(ax: Axes, xlabel: str, ylabel: str, title: str) -> None:
+    for text, change in ((xlabel, ax.set_xlabel), (ylabel, ax.set_ylabel), (title, ax.set_title)):
+        if text:
+            change(text)
+
+
+def _legend(ax: Axes) -> Axes:
+    if any(not handle.get_label().startswith("_") for handle in [*ax.lines, *ax.containers]):
+        ax.legend()
+    return ax

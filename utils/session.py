@@ -1,0 +1,71 @@
+"""The first line of every lesson: seeds, one thread, print precision, and how figures are shown."""
+
+import random
+from importlib.metadata import PackageNotFoundError, requires, version
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from IPython import get_ipython
+from matplotlib.figure import Figure
+from packaging.requirements import Requirement
+
+from utils import pictures
+
+DISTRIBUTION = "gradients-in-depth"
+
+
+def start(seed: int = 0) -> None:
+    """Make this session reproducible: seed Python, NumPy and torch, compute on one thread, print three digits.
+
+    One thread, because results then do not depend on how many cores the machine has, and because small
+    networks run faster and more evenly on it. Figures are shown as themed pictures with a text alternative.
+    Raises `ValueError` when `seed` is not an integer in [0, 2³²).
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be an integer from 0 to 2**32 - 1, got {seed!r}.")
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    torch.set_num_threads(1)
+    np.set_printoptions(precision=3, suppress=False, linewidth=100)
+    torch.set_printoptions(precision=3, linewidth=100)
+    mpl.rcParams.update(pictures.STYLE)
+    shell = get_ipython()
+    if shell is not None:
+        plt.ion()  # loads the inline backend, whose own formatters ours then replace
+        formatters = shell.display_formatter.formatters
+        formatters["text/html"].for_type(Figure, _figure_html)
+        formatters["image/png"].for_type(Figure, pictures.png)
+        formatters["text/plain"].for_type(Figure, _figure_text)
+        shell.run_line_magic("precision", "3")
+
+
+def _figure_html(figure: Figure) -> str:
+    return pictures.bundle(figure)["text/html"]
+
+
+def _figure_text(figure: Figure, printer, _cycle) -> None:
+    printer.text(pictures.plain(pictures.description(figure)))
+
+
+def check_environment() -> str:
+    """One sentence: whether every package that the course needs is here, in a version it was written for."""
+    try:
+        needed = [Requirement(text) for text in requires(DISTRIBUTION) or []]
+    except PackageNotFoundError:
+        return "The course's own package is not installed: run `pip install -e .` in the course's folder."
+    needed = [need for need in needed if need.marker is None or need.marker.evaluate({"extra": ""})]
+    faults = [fault for need in needed if (fault := _fault(need))]
+    if faults:
+        return f"{'; '.join(faults)}. Run `pip install -r requirements.txt` in the course's folder."
+    return f"All {len(needed)} packages are here, each in a version this course was written for."
+
+
+def _fault(need: Requirement) -> str:
+    try:
+        found = version(need.name)
+    except PackageNotFoundError:
+        return f"{need.name} is missing"
+    return "" if need.specifier.contains(found, prereleases=True) else f"{need.name} is {found}, not {need.specifier}"
