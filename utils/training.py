@@ -1,0 +1,245 @@
+"""One training loop for every network of the course."""
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from utils.data import Split, check_choice, check_flag, check_integer, check_number, seeded_generator
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "momentum": partial(torch.optim.SGD, momentum=0.9),
+    "rmsprop": torch.optim.RMSprop,
+    "adam": torch.optim.Adam,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class History:
+    """What `train` saw. Step 1 is the first mini-batch; epoch 0 is the network before training.
+
+    train_loss           (steps,): loss of each step's mini-batch, before that step's update
+    steps_per_epoch      steps / steps_per_epoch puts the steps on the axis of the epochs
+    validation_loss      (epochs + 1,): over the whole validation part, in evaluation mode
+    validation_accuracy  (epochs + 1,): share of validation examples whose largest output is the target;
+                         None when the targets are not classes
+    layer_names          names of the weights: the trainable parameters with two axes or more
+    gradient_norms       (steps, layers): Frobenius norm of each weight's gradient on each step's mini-batch,
+                         so that row 0 is the network at initialization; NaN for a weight that gets no
+                         gradient; None unless asked for
+    stopped              None, or the sentence that says why training ended early; an epoch that it cut short
+                         is in the arrays of the steps and not in those of the epochs
+    """
+
+    train_loss: np.ndarray
+    steps_per_epoch: int
+    validation_loss: np.ndarray
+    validation_accuracy: np.ndarray | None
+    layer_names: tuple[str, ...]
+    gradient_norms: np.ndarray | None
+    stopped: str | None
+
+    @property
+    def steps(self) -> np.ndarray:
+        """(steps,) integers from 1."""
+        return np.arange(1, len(self.train_loss) + 1)
+
+    @property
+    def epochs(self) -> np.ndarray:
+        """(epochs + 1,) integers from 0."""
+        return np.arange(len(self.validation_loss))
+
+
+def train(
+    model: nn.Module,
+    data: Split,
+    *,
+    loss_fn: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    optimizer: str | torch.optim.Optimizer | Callable[..., torch.optim.Optimizer] = "sgd",
+    learning_rate: float | None = None,
+    epochs: int,
+    batch_size: int = 64,
+    seed: int = 0,
+    record_gradients: bool = False,
+) -> History:
+    """Train `model` on `data` and return the history. The model's parameters and running statistics change.
+
+    model          any `nn.Module` from a batch of `data.train_inputs` to the outputs that `loss_fn` takes
+    loss_fn        a function of (outputs, targets), to one number
+    optimizer      "sgd", "momentum" (0.9), "rmsprop" or "adam"; or a function of (parameters, lr), such as
+                   `torch.optim.AdamW`; or an optimizer that already holds the model's parameters
+    learning_rate  required with a name; left out with an optimizer, which brings its own
+    batch_size     examples per step; the last step of an epoch takes those that remain, but a single one is
+                   left out, because batch normalization cannot train on it
+    seed           decides the shuffling, and the model's own draws such as dropout; torch's global random
+                   state is left as it was
+
+    Modes (training or evaluation) are left as they were, also when the model raises; gradients are cleared.
+    In float64 the history does not depend on the number of threads (1e-11 measured). In float32 it does: the
+    order of sums changes the last bit, and training lets that grow (to percents in two epochs with Adam).
+    A loss that is NaN or infinite ends the training without an exception: see `History.stopped`.
+    Raises `TypeError` or `ValueError` with one sentence for any argument that is not allowed.
+    Robbins and Monro 1951 (SGD); Polyak 1964 (momentum); Kingma and Ba 2015 (Adam).
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}.")
+    if not isinstance(data, Split):
+        raise TypeError(
+            f"data must be a utils.data.Split, such as digits() returns, got {type(data).__name__}."
+        )
+    if not callable(loss_fn):
+        raise TypeError(f"loss_fn must be a function of (outputs, targets), got {loss_fn!r}.")
+    check_integer("epochs", epochs, at_least=1)
+    check_integer("batch_size", batch_size, at_least=1)
+    check_flag("record_gradients", record_gradients)
+    shuffling = seeded_generator(seed)
+    optimizer = _optimizer(model, optimizer, learning_rate)
+    weights = {name: p for name, p in model.named_parameters() if p.requires_grad and p.ndim >= 2}
+    n_train = len(data.train_inputs)
+    starts = range(0, n_train, batch_size)
+    if n_train > 1 and n_train % batch_size == 1:
+        starts = starts[:-1]  # no step for one example
+
+    train_loss, gradient_norms, validation, stopped = [], [], [], None
+    modes = [(module, module.training) for module in model.modules()]
+    # The fork gives torch's global random state back afterwards; dropout has no generator of its own.
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.default_generator.manual_seed(int(seed))
+        try:
+            validation.append(_evaluate(model, loss_fn, data))
+            for _ in _progress(epochs):
+                model.train()
+                order = torch.randperm(n_train, generator=shuffling)
+                for start in starts:
+                    batch = order[start : start + batch_size]
+                    _, loss = _loss(model, loss_fn, data.train_inputs[batch], data.train_targets[batch])
+                    _clear_gradients(model, optimizer)
+                    loss.backward()
+                    train_loss.append(loss.item())
+                    if record_gradients:
+                        gradient_norms.append([_norm(weight.grad) for weight in weights.values()])
+                    stopped = _divergence(loss.item(), "the loss", step=len(train_loss))
+                    if stopped:
+                        break
+                    optimizer.step()
+                else:
+                    validation.append(_evaluate(model, loss_fn, data))
+                    stopped = _divergence(validation[-1][0], "the validation loss", step=len(train_loss))
+                if stopped:
+                    break
+        finally:
+            _clear_gradients(model, optimizer)
+            for module, training in modes:
+                module.training = training
+
+    losses, accuracies = zip(*validation, strict=True)
+    return History(
+        train_loss=np.array(train_loss),
+        steps_per_epoch=len(starts),
+        validation_loss=np.array(losses),
+        validation_accuracy=None if accuracies[0] is None else np.array(accuracies),
+        layer_names=tuple(name.removesuffix(".weight") for name in weights),
+        gradient_norms=np.array(gradient_norms) if record_gradients else None,
+        stopped=stopped,
+    )
+
+
+def _optimizer(
+    model: nn.Module, optimizer: str | Callable | torch.optim.Optimizer, learning_rate: float | None
+) -> torch.optim.Optimizer:
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ValueError(
+            "The model must have a parameter that requires a gradient; there is nothing to train."
+        )
+    if learning_rate is not None:
+        check_number("learning_rate", learning_rate, at_least=0)
+    if isinstance(optimizer, torch.optim.Optimizer):
+        if learning_rate is not None:
+            raise ValueError(
+                f"An optimizer brings its own learning rate: leave learning_rate={learning_rate!r} out."
+            )
+        held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        if held.isdisjoint(map(id, parameters)):
+            raise ValueError("The optimizer must hold parameters of this model, but it holds only others.")
+    elif callable(optimizer):
+        optimizer = (
+            optimizer(parameters) if learning_rate is None else optimizer(parameters, lr=learning_rate)
+        )
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise TypeError(f"optimizer must make a torch.optim.Optimizer, got {type(optimizer).__name__}.")
+    else:
+        check_choice("optimizer", optimizer, OPTIMIZERS)
+        if learning_rate is None:
+            raise ValueError(f"learning_rate must be given with the optimizer {optimizer!r}.")
+        optimizer = OPTIMIZERS[optimizer](parameters, lr=learning_rate)
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise ValueError("optimizer must take one gradient per step; LBFGS evaluates the loss several times.")
+    return optimizer
+
+
+def _clear_gradients(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    # Both, because an optimizer that was brought may hold fewer parameters than the model, or more.
+    model.zero_grad()
+    optimizer.zero_grad()
+
+
+def _loss(model: nn.Module, loss_fn: Callable, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Outputs and loss; what torch cannot compute becomes one sentence that names shapes and dtypes."""
+    try:
+        outputs = model(inputs)
+        loss = loss_fn(outputs, targets)
+    except (RuntimeError, IndexError) as error:
+        raise ValueError(
+            f"The model and loss_fn do not fit inputs {tuple(inputs.shape)} of {inputs.dtype} "
+            f"and targets {tuple(targets.shape)} of {targets.dtype}: {str(error).splitlines()[0]}"
+        ) from None
+    if not isinstance(loss, Tensor) or loss.ndim > 0:
+        kind = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise TypeError(f"loss_fn must return one number as a tensor of shape (), got {kind}.")
+    if torch.is_grad_enabled() and not loss.requires_grad:
+        raise ValueError(
+            "The loss must depend on the model's parameters through torch operations, it does not."
+        )
+    return outputs, loss
+
+
+def _evaluate(model: nn.Module, loss_fn: Callable, data: Split) -> tuple[float, float | None]:
+    """Loss and accuracy on the whole validation part, in evaluation mode."""
+    model.eval()
+    targets = data.validation_targets
+    with torch.no_grad():
+        outputs, loss = _loss(model, loss_fn, data.validation_inputs, targets)
+    if targets.is_floating_point() or outputs.ndim != targets.ndim + 1:
+        return loss.item(), None
+    return loss.item(), (outputs.argmax(dim=1) == targets).double().mean().item()
+
+
+def _divergence(loss: float, what: str, step: int) -> str | None:
+    """None for a finite loss, else the sentence for `History.stopped`."""
+    if math.isfinite(loss):
+        return None
+    value = "NaN" if math.isnan(loss) else "infinite"
+    advice = "Lower the learning rate, or check the initialization."
+    if step == 1 and what == "the loss":
+        advice = "Check the initialization: no update has been made yet."
+    return f"Stopped at step {step}: {what} is {value}. {advice}"
+
+
+def _norm(gradient: Tensor | None) -> float:
+    # In float64, because the square of 1e-25 is already 0 in float32.
+    return math.nan if gradient is None else torch.linalg.vector_norm(gradient, dtype=torch.float64).item()
+
+
+def _progress(epochs: int) -> tqdm:
+    # The notebook's bar does not read TQDM_DISABLE, as the terminal's does.
+    quiet = os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
+    return tqdm(range(epochs), desc="training", unit="epoch", leave=False, disable=quiet)
