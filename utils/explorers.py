@@ -146,7 +146,7 @@ class Explorer:
             _remove_data(ax)
         with mpl.rc_context(self._style):
             self.sentence = self._draw(self._figure.axes, **self.values)
-        picture = pictures.wrap(self._canvas.svg(), self.sentence, fallback)
+            picture = pictures.wrap(self._canvas.svg(), self.sentence, fallback)
         # Three lines are kept for the sentence, so that what follows never moves.
         style = "height:4.5em;line-height:1.5;margin:0.2em 0;overflow-y:auto;max-width:56em"
         return f'{picture}<p aria-hidden="true" style="{style}">{html.escape(self.sentence)}</p>'

@@ -182,7 +182,8 @@ def to_html(figure: Figure, *, text: str | None = None, fallback: str = "") -> s
     `text` replaces the figure's own description. `fallback` is a PNG in base64: where a viewer strips the SVG
     it also strips the style that hides this image, so exactly one of the two is seen.
     """
-    return wrap(Canvas(figure).svg(), text or plain(description(figure)), fallback)
+    with mpl.rc_context(STYLE):
+        return wrap(Canvas(figure).svg(), text or plain(description(figure)), fallback)
 
 
 def wrap(svg: str, text: str, fallback: str = "") -> str:
@@ -193,7 +194,7 @@ def wrap(svg: str, text: str, fallback: str = "") -> str:
 
 
 class Canvas:
-    """Draws one figure again and again; only what changed is drawn anew.
+    """Draws one figure again and again, under `STYLE`; only what changed is drawn anew.
 
     Everything but the data (lines, areas, bars, annotations) is the frame: it is laid out by matplotlib when it
     changes (limits, labels, legend) and kept. The place of the axes is fixed by the first drawing, so that the
@@ -205,14 +206,13 @@ class Canvas:
         self._frames: dict[tuple, tuple[str, str]] = {}
         self._most_frames = most_frames
         self._size = tuple(figure.get_size_inches() * 72)
+        self._prefix = ""
 
     def svg(self) -> str:
-        """The figure as an `<svg>` element; ids are unique to its content, ink is `currentColor`."""
-        with mpl.rc_context(STYLE):
-            self.figure.dpi = 72
-            back, front = self._frame()
-            data = self._draw([artist for ax in self.figure.axes for artist in _data_artists(ax)])
-        return _element(back + data + front, *self._size)
+        """The figure as an `<svg>` element; ink is `currentColor`, ids begin with a hash of the first frame."""
+        self.figure.dpi = 72
+        back, front = self._frame()
+        return _element(back + self._draw(_data_artists(self.figure)) + front, *self._size)
 
     def _frame(self) -> tuple[str, str]:
         """What lies behind the data and what lies before them."""
@@ -229,7 +229,10 @@ class Canvas:
 
     def _draw_frame(self) -> tuple[str, str]:
         legends = [ax.get_legend() for ax in self.figure.axes if ax.get_legend() is not None]
-        hidden = [a for ax in self.figure.axes for a in _data_artists(ax) if a.get_visible()] + legends
+        hidden = [artist for artist in _data_artists(self.figure) + legends if artist.get_visible()]
+        if not self._prefix:  # ids are global to a page: two figures must not share them
+            content = self._draw([self.figure])
+            self._prefix = "g" + hashlib.sha256(content.encode()).hexdigest()[:8] + "-"
         for artist in hidden:
             artist.set_visible(False)
         back = self._draw([self.figure])
@@ -243,11 +246,12 @@ class Canvas:
         for artist in sorted(artists, key=lambda a: a.get_zorder()):
             artist.draw(renderer)
         renderer.finalize()
-        return _tidy(stream.getvalue())
+        return _tidy(stream.getvalue(), self._prefix)
 
 
-def _data_artists(ax: Axes) -> list[Artist]:
-    return [*ax.images, *ax.patches, *ax.collections, *ax.lines, *ax.texts]
+def _data_artists(figure: Figure) -> list[Artist]:
+    kinds = ("images", "patches", "collections", "lines", "texts")
+    return [artist for ax in figure.axes for kind in kinds for artist in getattr(ax, kind)]
 
 
 def _frame_key(ax: Axes) -> tuple:
@@ -257,21 +261,19 @@ def _frame_key(ax: Axes) -> tuple:
     return (*ax.get_xlim(), *ax.get_ylim(), ax.get_xscale(), ax.get_yscale(), ax.get_visible(), *words)
 
 
-def _tidy(document: str) -> str:
-    """The drawing inside a matplotlib SVG document: no header, no page-wide style, no group names, short numbers."""
+def _tidy(document: str, prefix: str) -> str:
+    """The drawing inside a matplotlib SVG document: no header, no page-wide style, short numbers, prefixed ids."""
     drawing = document[document.index(">", document.index("<svg")) + 1 : document.rindex("</svg>")]
     drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
     drawing = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", drawing, flags=re.DOTALL)
     drawing = re.sub(r'<g id="[^"]*"', "<g", drawing)
     drawing = re.sub(r' transform="rotate\(-0 [^"]*"|font-family: [^;"]*; ', "", drawing)
     drawing = re.sub(r"(\.\d\d)\d+", r"\1", drawing)  # a hundredth of a pixel is enough
+    drawing = re.sub(r'(\bid="|xlink:href="#|url\(#)', rf"\g<1>{prefix}", drawing)
     return re.sub(r"\s*\n\s*", " ", drawing).replace(INK, "currentColor")
 
 
 def _element(drawing: str, width: float, height: float) -> str:
-    """The `<svg>` element; ids are global to a page, so every picture gives its own a prefix."""
-    prefix = "g" + hashlib.sha256(drawing.encode()).hexdigest()[:8]
-    drawing = re.sub(r'(\bid="|xlink:href="#|url\(#)', rf"\g<1>{prefix}-", drawing)
     fonts = ", ".join(STYLE["font.sans-serif"])
     return (
         f'<svg viewBox="0 0 {width:g} {height:g}" xmlns="http://www.w3.org/2000/svg" '

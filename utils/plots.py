@@ -51,9 +51,10 @@ def curve(
         if log and axis.get_scale() != "log":
             pictures.log_scale(axis)
     seeds = np.where(np.isfinite(y) & ((y > 0) | (not log_y)), y, np.nan).reshape(-1, x.size)
-    middle = np.full(x.size, np.nan)
     known = ~np.isnan(seeds).all(axis=0)
-    middle[known] = np.nanmedian(seeds[:, known], axis=0)
+    middle = seeds[0].copy()
+    if len(seeds) > 1:
+        middle[known] = np.nanmedian(seeds[:, known], axis=0)
     style = {"color": pictures.INK, "linestyle": "-", "linewidth": 1.4, "zorder": 3}
     if kind != "theory":
         number = sum(line.get_gid() == "series" for line in ax.lines) % len(pictures.COLORS)
@@ -180,6 +181,9 @@ def _label(ax: Axes, xlabel: str, ylabel: str, title: str) -> None:
 
 
 def _legend(ax: Axes) -> Axes:
-    if any(not handle.get_label().startswith("_") for handle in [*ax.lines, *ax.containers]):
+    labels = [artist.get_label() for artist in [*ax.lines, *ax.containers] if not artist.get_label().startswith("_")]
+    legend = ax.get_legend()
+    known = [text.get_text() for text in legend.get_texts()] if legend is not None else []
+    if any(label not in known for label in labels):  # building a legend costs more than drawing the lines
         ax.legend()
     return ax
