@@ -1,0 +1,552 @@
+"""The stored notebooks: made from their scripts, complete, and written by the house rules.
+
+Strict nbval runs every cell again and compares what it says. These tests close the holes it leaves: it
+passes cleared outputs in silence, and compares no picture. Each rule takes a notebook and returns its faults
+in words; at the end of the file, each is shown notebooks that break it.
+"""
+
+import ast
+import base64
+import io
+import re
+import statistics
+import warnings
+from html.parser import HTMLParser
+from pathlib import Path
+
+import jupytext
+import nbformat
+import numpy as np
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
+
+from notebooks.build import build, is_current
+
+FOLDER = Path(__file__).parent.parent / "notebooks"
+SCRIPTS = {path.stem: path for path in sorted((FOLDER / "sources").glob("*.py"))}
+STORED = {path.stem: path for path in sorted(FOLDER.glob("*.ipynb"))}
+LESSONS = sorted(SCRIPTS.keys() & STORED.keys())
+
+
+def load(path: Path):
+    return nbformat.read(path, as_version=nbformat.NO_CONVERT)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def outputs(notebook):
+    """(name of the cell, output) for every output."""
+    return [(f"cell [{c.execution_count}]", output) for c in code_cells(notebook) for output in c.outputs]
+
+
+class Page(HTMLParser):
+    """The words of an HTML output, and the pictures in it that have no words."""
+
+    VOID = {"br", "hr", "img", "input", "link", "meta", "source", "wbr"}
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.words: list[str] = []
+        self.alternatives: list[str] = []
+        self.mute: list[str] = []
+        self._open: list[tuple[str, bool]] = []  # tag, and whether it speaks for what is inside
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        given = {name: value or "" for name, value in attributes}
+        text = given.get("alt") or given.get("aria-label") or ""
+        speaks = len(text.split()) >= 3
+        if speaks:
+            self.alternatives.append(text)
+        if tag in ("svg", "img", "canvas") and not speaks and not any(inside for _, inside in self._open):
+            self.mute.append(tag)
+        if tag not in self.VOID:
+            self._open.append((tag, speaks and given.get("role") == "img"))
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in self.VOID:
+            self._open.pop()
+
+    def handle_endtag(self, tag):
+        if any(name == tag for name, _ in self._open):
+            while self._open.pop()[0] != tag:
+                pass
+
+    def handle_data(self, data):
+        if not any(tag in ("svg", "style", "script") for tag, _ in self._open):
+            self.words.append(data)
+
+
+def words(output) -> str:
+    """All that an output says: printed text, the texts of its other forms, text alternatives; no drawing."""
+    texts = [output.get("text", "")]
+    for kind, value in output.get("data", {}).items():
+        if kind == "text/html":
+            page = Page(value)
+            texts += [*page.words, *page.alternatives]
+        elif not kind.startswith("image/"):
+            texts.append(str(value))
+    return "\n".join(texts)
+
+
+def saying(notebook, pattern: str, fault: str) -> list[str]:
+    """Where the outputs say something that matches `pattern`."""
+    found = ((where, re.search(pattern, words(output))) for where, output in outputs(notebook))
+    return [f"{where} {fault}: {match.group().strip()[:60]!r}" for where, match in found if match]
+
+
+# ---- The rules
+
+
+def every_cell_was_run_in_order(notebook):
+    counts = [cell.execution_count for cell in code_cells(notebook)]
+    return [] if counts == list(range(1, len(counts) + 1)) else [f"execution counts are {counts}"]
+
+
+def no_errors(notebook):
+    return [f"{where}: {o.ename}" for where, o in outputs(notebook) if o.output_type == "error"]
+
+
+def nothing_on_stderr(notebook):
+    return [f"{where}: {o.text.strip()}" for where, o in outputs(notebook) if o.get("name") == "stderr"]
+
+
+def no_addresses(notebook):
+    return saying(notebook, r"\bat 0x[0-9a-fA-F]+|\b0x[0-9a-f]{11,12}\b", "shows an address")
+
+
+def no_absolute_paths(notebook):
+    inside = r"(?<![^\s\"'(\[<>=,])(/[\w.+-]+){2,}|\b[A-Za-z]:\\\w+|file://"
+    return saying(notebook, inside, "shows a path")
+
+
+def no_timings(notebook):
+    timed = [cell for cell in code_cells(notebook) if "execution" in cell.metadata]
+    unit = r"Wall time|CPU times|\d[\d.]*\s?(?:ms|µs|us|ns|seconds|it/s)\b|\[\d+:\d\d<"
+    faults = [f"cell [{cell.execution_count}] has times" for cell in timed]
+    return faults + saying(notebook, unit, "shows a time")
+
+
+def no_versions(notebook):
+    return saying(notebook, r"\b\d+\.\d+\.\d+\b", "shows a version")
+
+
+def no_raw_tensors(notebook):
+    return saying(notebook, r"\b(?:tensor|Parameter)\(", "shows a raw tensor")
+
+
+def no_bare_objects(notebook):
+    """`<Axes: …>`, `[<matplotlib.lines.Line2D …>]`: the `;` at the end of a plotting cell is missing."""
+    return saying(notebook, r"<[A-Za-z_][\w.]*(?: object|[: ][^<>]*)>", "shows an object")
+
+
+def no_widget_state(notebook):
+    views = [where for where, o in outputs(notebook) if any("widget" in kind for kind in o.get("data", {}))]
+    faults = [f"{where} holds a widget" for where in views]
+    return faults + (["the metadata hold widgets"] if "widgets" in notebook.metadata else [])
+
+
+def only_the_builders_metadata(notebook):
+    expected = {"kernelspec", "language_info", "gradients_in_depth"}
+    extra = set(notebook.metadata) ^ expected | set(notebook.metadata.get("language_info", {})) ^ {"name"}
+    return [f"metadata: {name}" for name in sorted(extra)]
+
+
+def pictures_have_words(notebook):
+    """A picture is HTML with a text alternative of three words or more; a PNG alone cannot have one."""
+    faults = []
+    for where, output in outputs(notebook):
+        data = output.get("data", {})
+        page = Page(data.get("text/html", ""))
+        faults += [f"{where} has a picture without words: {tag}" for tag in page.mute]
+        if any(kind.startswith("image/") for kind in data) and not page.alternatives:
+            faults.append(f"{where} has an image without a text alternative")
+    return faults
+
+
+def at_most_three_digits(notebook):
+    """Decimal numbers only: counts (1797 images) are exact."""
+    faults = []
+    for where, output in outputs(notebook):
+        for number in re.findall(r"(?<![\w.])\d+\.\d+(?![\w.]*\.\d)", words(output)):
+            if len(number.replace(".", "").lstrip("0")) > 3:
+                faults.append(f"{where} prints {number}: more than three significant digits")
+    return faults
+
+
+def short_code_cells(notebook):
+    lines = [len(cell.source.splitlines()) for cell in code_cells(notebook)]
+    faults = [f"code cell {n} has {count} lines" for n, count in enumerate(lines, 1) if count > 15]
+    if lines and statistics.median(lines) > 5:
+        faults.append("half of the code cells have more than five lines")
+    return faults
+
+
+def short_lines(notebook):
+    code = [(n, line) for n, cell in enumerate(code_cells(notebook), 1) for line in cell.source.splitlines()]
+    return [f"code cell {n} has a line of {len(line)} characters" for n, line in code if len(line) > 110]
+
+
+def as_much_prose_as_code(notebook):
+    code, prose = len(code_cells(notebook)), sum(cell.cell_type == "markdown" for cell in notebook.cells)
+    return [] if prose >= code else [f"{prose} markdown cells for {code} code cells"]
+
+
+def self_contained_code(notebook):
+    """No edits of the import path, no star imports, nothing that reaches for the network."""
+    network = {"urllib", "requests", "http", "httpx", "socket", "ftplib", "wget", "gdown", "torchvision"}
+    faults = []
+    for number, cell in enumerate(code_cells(notebook), 1):
+        where = f"code cell {number}"
+        if magic := re.search(r"^\s*[!%].*\b(?:pip|conda|wget|curl|git|cd)\b.*", cell.source, re.MULTILINE):
+            faults.append(f"{where} runs {magic.group().strip()}")
+        source = re.sub(r"^\s*[!%].*", "", cell.source, flags=re.MULTILINE)
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
+                faults.append(f"{where} imports * from {node.module}")
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module] if isinstance(node, ast.ImportFrom) else []
+            faults += [f"{where} imports {name}" for name in modules if name.split(".")[0] in network]
+            if isinstance(node, ast.Attribute | ast.Name | ast.alias):
+                used = ast.unparse(node)
+                if re.fullmatch(r"sys\.path|torch\.hub(\..*)?|(.*\.)?(fetch_\w+|urlopen|urlretrieve)", used):
+                    faults.append(f"{where} uses {used}")
+    return faults
+
+
+def nothing_hidden(notebook):
+    faults = []
+    for number, cell in enumerate(notebook.cells, 1):
+        hidden = [tag for tag in cell.metadata.get("tags", []) if re.match(r"(hide|remove|collapse)", tag)]
+        hidden += [key for key in ("jupyter", "collapsed", "hidden", "cellView") if cell.metadata.get(key)]
+        faults += [f"cell {number} is hidden: {name}" for name in hidden]
+    return faults
+
+
+def no_exception_without_a_reason(notebook):
+    """Tags and comments that take a cell out of the tests."""
+    faults = []
+    for number, cell in enumerate(code_cells(notebook), 1):
+        comments = [line.strip("# ") for line in cell.source.splitlines() if line.lstrip().startswith("#")]
+        markers = [line for line in comments if re.fullmatch(r"(NBVAL|PYTEST)_[A-Z_]+", line)]
+        tags = [tag for tag in cell.metadata.get("tags", []) if re.match(r"nbval|raises-exception", tag)]
+        if markers + tags and len(comments) == len(markers):
+            faults.append(f"code cell {number} says {(markers + tags)[0]} and not why")
+    return faults
+
+
+def ids_are_unique(notebook):
+    ids = [cell.get("id") for cell in notebook.cells]
+    return [] if None not in ids and len(set(ids)) == len(ids) else ["cells without an id of their own"]
+
+
+RULES = [
+    every_cell_was_run_in_order,
+    no_errors,
+    nothing_on_stderr,
+    no_addresses,
+    no_absolute_paths,
+    no_timings,
+    no_versions,
+    no_raw_tensors,
+    no_bare_objects,
+    no_widget_state,
+    only_the_builders_metadata,
+    pictures_have_words,
+    at_most_three_digits,
+    short_code_cells,
+    short_lines,
+    as_much_prose_as_code,
+    self_contained_code,
+    nothing_hidden,
+    no_exception_without_a_reason,
+    ids_are_unique,
+]
+
+
+# ---- The lessons
+
+
+def test_every_script_has_its_notebook_and_every_notebook_its_script():
+    assert sorted(SCRIPTS) == sorted(STORED)
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_rule(rule, lesson):
+    assert rule(load(STORED[lesson])) == []
+
+
+def texts_that_differ(notebook, script) -> list[str]:
+    stored, written = ([(cell.cell_type, cell.source) for cell in n.cells] for n in (notebook, script))
+    if len(stored) != len(written):
+        return [f"{len(stored)} cells in the notebook, {len(written)} in the script"]
+    return [f"cell {n}" for n, (a, b) in enumerate(zip(stored, written, strict=True), 1) if a != b]
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_the_notebook_says_what_its_script_says(lesson):
+    script = jupytext.read(SCRIPTS[lesson], fmt="py:percent")
+    assert texts_that_differ(load(STORED[lesson]), script) == [], "run: make notebooks"
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_the_notebook_was_built_from_the_code_as_it_is_now(lesson):
+    assert is_current(SCRIPTS[lesson], STORED[lesson]), "run: make notebooks"
+
+
+# ---- The pictures
+
+# Pictures are compared in tiles of 32 × 32 pixels, by the root mean square of the difference (0 to 255) in
+# the worst tile: over a whole picture, the mean hides a curve that moved. Rounding in another processor moves
+# a line by a small part of a pixel; a test below shows that this stays far under the tolerance, and that a
+# curve moved by one pixel, or drawn in another colour, is far beyond it.
+TILE, TOLERANCE = 32, 10.0
+
+
+def difference(one: str, other: str) -> float:
+    """The root mean square difference of two PNGs (in base64) in their worst tile; inf for two sizes."""
+    images = [Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB") for png in (one, other)]
+    if images[0].size != images[1].size:
+        return np.inf
+    squares = np.subtract(*(np.asarray(image, dtype=float) for image in images)) ** 2
+    squares = squares.mean(axis=2)
+    height, width = (-(-size // TILE) for size in squares.shape)
+    padded = np.zeros((height * TILE, width * TILE))
+    padded[: squares.shape[0], : squares.shape[1]] = squares
+    return float(np.sqrt(padded.reshape(height, TILE, width, TILE).mean(axis=(1, 3)).max()))
+
+
+def form(kind: str, value) -> str:
+    """What must be the same to the letter: of a drawing its words (ticks, labels, legends), not its lines."""
+    if kind.startswith("image/"):
+        return ""
+    value = re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]*", "", str(value))
+    drawing = re.compile(r"<svg\b.*?</svg>", re.DOTALL)
+    return drawing.sub(lambda svg: re.sub(r"<[^>]*>", " ", svg.group()), value)
+
+
+def changes(stored, rebuilt) -> list[str]:
+    """What a reader would see or hear change if `rebuilt` took the place of `stored`."""
+    found = []
+    for number, (old, new) in enumerate(zip(code_cells(stored), code_cells(rebuilt), strict=True), 1):
+        if len(old.outputs) != len(new.outputs):
+            found.append(f"cell [{number}]: {len(old.outputs)} outputs, now {len(new.outputs)}")
+            continue
+        for pair in zip(old.outputs, new.outputs, strict=True):
+            before, after = ({"text": output.get("text")} | output.get("data", {}) for output in pair)
+            for kind in sorted(before.keys() | after.keys()):
+                if form(kind, before.get(kind)) != form(kind, after.get(kind)):
+                    found.append(f"cell [{number}]: its {kind} differs")
+            pngs = [forms.get("image/png") for forms in (before, after)]
+            rms = difference(*pngs) if all(pngs) else 0.0 if pngs[0] == pngs[1] else np.inf
+            if rms > TOLERANCE:
+                found.append(f"cell [{number}]: its picture differs (rms {rms:.0f})")
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_a_new_build_shows_the_same(lesson, tmp_path):
+    build(SCRIPTS[lesson], tmp_path / f"{lesson}.ipynb")
+    assert changes(load(STORED[lesson]), load(tmp_path / f"{lesson}.ipynb")) == []
+    if STORED[lesson].read_bytes() != (tmp_path / f"{lesson}.ipynb").read_bytes():
+        warnings.warn(f"{lesson}: a build on this machine shows the same, in other bytes", stacklevel=1)
+
+
+# ---- The rules are rules: each is broken once
+
+
+def figure_html(alternative: str) -> str:
+    drawing = '<svg viewBox="0 0 9 4"><path d="M0.12345 0"/></svg>'
+    return f'<div role="img" aria-label="{alternative}">{drawing}</div>'
+
+
+def good_notebook():
+    sentence = "The norm falls from 1 to 0.01."
+    picture = {"text/html": figure_html(sentence), "image/png": "", "text/plain": sentence}
+    cells = [
+        new_markdown_cell("# A lesson", id="a"),
+        new_code_cell(
+            "print(1 / 3, 1797)",
+            id="b",
+            execution_count=1,
+            outputs=[new_output("stream", name="stdout", text="0.333 of 1797\n8.99e-16 at layer 100\n")],
+        ),
+        new_markdown_cell("An observation.", id="c"),
+        new_code_cell(
+            "ax.plot(norms);",
+            id="d",
+            execution_count=2,
+            outputs=[new_output("display_data", picture)],
+            metadata={"tags": ["kept"]},
+        ),
+    ]
+    kernel = {"name": "python3", "display_name": "Python 3"}
+    built = {"gradients_in_depth": {"built_from": ""}}
+    metadata = {"kernelspec": kernel, "language_info": {"name": "python"}} | built
+    return new_notebook(cells=cells, metadata=metadata)
+
+
+def saying_(text):
+    return lambda notebook: notebook.cells[1].outputs[0].update(text=text)
+
+
+def code_(source):
+    return lambda notebook: notebook.cells[1].update(source=source)
+
+
+def cell_metadata_(**metadata):
+    return lambda notebook: notebook.cells[1].metadata.update(metadata)
+
+
+def html_(text):
+    return lambda notebook: notebook.cells[3].outputs[0].data.update({"text/html": text})
+
+
+def output_(output):
+    return lambda notebook: notebook.cells[1].outputs.append(output)
+
+
+BREAKS = [
+    (every_cell_was_run_in_order, lambda n: n.cells[3].update(execution_count=None), "[1, None]"),
+    (every_cell_was_run_in_order, lambda n: n.cells[3].update(execution_count=3), "[1, 3]"),
+    (no_errors, output_(new_output("error", ename="ValueError", evalue="", traceback=[])), "ValueError"),
+    (nothing_on_stderr, output_(new_output("stream", name="stderr", text="careful")), "careful"),
+    (no_addresses, saying_("<function f at 0x7f00aa00bb00>"), "at 0x7f"),
+    (no_addresses, html_(figure_html("The tensor at 0x7f00aa00bb00 grows")), "at 0x7f"),
+    (no_absolute_paths, saying_("saved to /home/someone/figure.png"), "/home/someone"),
+    (no_absolute_paths, saying_("'C:\\Users\\someone'"), "C:"),
+    (no_timings, saying_("trained in 3.1 seconds"), "3.1 seconds"),
+    (no_timings, saying_("12 ms per loop"), "12 ms"),
+    (no_timings, cell_metadata_(execution={"iopub.execute_input": "now"}), "has times"),
+    (no_versions, saying_("torch 2.13.0"), "2.13.0"),
+    (no_raw_tensors, saying_("tensor([0.1, 0.2], grad_fn=<MulBackward0>)"), "tensor("),
+    (no_bare_objects, saying_("[<matplotlib.lines.Line2D object>]"), "Line2D"),
+    (no_bare_objects, saying_("<Axes: xlabel='layer'>"), "Axes"),
+    (no_bare_objects, saying_("<Figure size 640x480 with 1 Axes>"), "Figure size"),
+    (no_widget_state, lambda n: n.metadata.update(widgets={}), "widgets"),
+    (
+        no_widget_state,
+        output_(new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}})),
+        "holds a widget",
+    ),
+    (only_the_builders_metadata, lambda n: n.metadata.update(jupytext={}), "jupytext"),
+    (only_the_builders_metadata, lambda n: n.metadata.language_info.update(version="3.11.2"), "version"),
+    (only_the_builders_metadata, lambda n: n.metadata.pop("gradients_in_depth"), "gradients_in_depth"),
+    (pictures_have_words, html_(figure_html("")), "svg"),
+    (pictures_have_words, html_(figure_html("a figure")), "svg"),
+    (pictures_have_words, html_('<img src="x.png" alt="">'), "img"),
+    (pictures_have_words, html_(figure_html("The norm falls fast.") + "<svg></svg>"), "svg"),
+    (
+        pictures_have_words,
+        lambda n: n.cells[3].outputs[0].data.pop("text/html"),
+        "without a text alternative",
+    ),
+    (at_most_three_digits, saying_("loss 2.303"), "2.303"),
+    (at_most_three_digits, saying_("0.03125e-6"), "0.03125"),
+    (at_most_three_digits, html_(figure_html("The norm falls to 0.01234 at once.")), "0.01234"),
+    (short_code_cells, code_("x = 1\n" * 16), "16 lines"),
+    (short_code_cells, code_("x = 1\n" * 11), "half of the code"),
+    (short_lines, code_("x = '" + "a" * 110 + "'"), "116 characters"),
+    (as_much_prose_as_code, lambda n: n.cells.pop(0), "1 markdown cells for 2"),
+    (self_contained_code, code_("import sys\nsys.path.insert(0, '..')"), "sys.path"),
+    (self_contained_code, code_("from sys import path\nfrom utils.plots import *"), "imports *"),
+    (self_contained_code, code_("import urllib.request"), "urllib.request"),
+    (self_contained_code, code_("from requests import get"), "requests"),
+    (self_contained_code, code_("from sklearn.datasets import fetch_openml"), "fetch_openml"),
+    (self_contained_code, code_("import torch\ntorch.hub.load('a', 'b')"), "torch.hub"),
+    (self_contained_code, code_("!pip install torch"), "!pip"),
+    (nothing_hidden, cell_metadata_(tags=["hide-input"]), "hide-input"),
+    (nothing_hidden, cell_metadata_(jupyter={"source_hidden": True}), "jupyter"),
+    (
+        no_exception_without_a_reason,
+        code_("# NBVAL_IGNORE_OUTPUT\nx = 1"),
+        "NBVAL_IGNORE_OUTPUT",
+    ),
+    (no_exception_without_a_reason, cell_metadata_(tags=["nbval-skip"]), "nbval-skip"),
+    (ids_are_unique, lambda n: n.cells[3].update(id="a"), "id"),
+]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_a_good_notebook_follows_every_rule(rule):
+    assert rule(good_notebook()) == []
+    assert rule in [broken for broken, *_ in BREAKS], "no example breaks this rule"
+
+
+@pytest.mark.parametrize(
+    ("rule", "damage", "words_"), BREAKS, ids=[f"{rule.__name__}-{words_}" for rule, _, words_ in BREAKS]
+)
+def test_a_broken_rule_is_named(rule, damage, words_):
+    damage(notebook := good_notebook())
+    faults = rule(notebook)
+    assert faults
+    assert words_ in " ".join(faults)
+
+
+def test_a_reason_beside_an_exception_is_enough():
+    notebook = good_notebook()
+    notebook.cells[1].source = "# The seed is the learner's own.\n# NBVAL_IGNORE_OUTPUT\nx = 1"
+    assert no_exception_without_a_reason(notebook) == []
+
+
+def test_a_text_that_was_changed_in_one_place_only_is_named():
+    stored, script = good_notebook(), good_notebook()
+    assert texts_that_differ(stored, script) == []
+    script.cells[1].source += "\n"
+    assert texts_that_differ(stored, script) == ["cell 2"]
+    script.cells.pop()
+    assert texts_that_differ(stored, script) == ["4 cells in the notebook, 3 in the script"]
+
+
+def drawn(shift: float = 0.0, *, color: int = 0, size: tuple[int, int] = (6, 3)) -> str:
+    from matplotlib.figure import Figure
+
+    from utils import pictures
+
+    figure = Figure(figsize=size)
+    ax = figure.subplots()
+    x = np.linspace(0, 10, 200)
+    ax.plot(x, np.sin(x) + shift, color=pictures.COLORS[color])
+    ax.set(xlim=(0, 10), ylim=(-2, 2), xlabel="layer", ylabel="norm")
+    return base64.b64encode(pictures.png(figure)).decode()
+
+
+def test_rounding_is_no_change_of_a_picture_and_one_pixel_is():
+    pixel = 4 / 230  # the axes are about 230 pixels high
+    assert difference(drawn(), drawn()) == 0
+    assert difference(drawn(), drawn(0.01 * pixel)) < TOLERANCE / 2
+    assert difference(drawn(), drawn(pixel)) > 2 * TOLERANCE
+    assert difference(drawn(), drawn(color=1)) > 2 * TOLERANCE
+    assert difference(drawn(), drawn(size=(6, 4))) == np.inf
+
+
+def test_a_change_of_words_numbers_or_pictures_is_named():
+    def with_figure(**parts):
+        notebook = good_notebook()
+        notebook.cells[3].outputs[0].data.update({"image/png": drawn()} | parts)
+        return notebook
+
+    stored = with_figure()
+    assert changes(stored, with_figure()) == []
+    drawing = figure_html("The norm falls from 1 to 0.01.")
+    assert changes(stored, with_figure(**{"text/html": drawing.replace("M0.12345", "M0.12346")})) == []
+    ticks = drawing.replace("</svg>", "<text>10</text></svg>")
+    assert changes(stored, with_figure(**{"text/html": ticks})) == ["cell [2]: its text/html differs"]
+    assert changes(stored, with_figure(**{"text/plain": "Norms."})) == ["cell [2]: its text/plain differs"]
+    (moved,) = changes(stored, with_figure(**{"image/png": drawn(0.2)}))
+    assert moved.startswith("cell [2]: its picture differs (rms")
+    lost = with_figure()
+    del lost.cells[3].outputs[0].data["image/png"]
+    assert changes(stored, lost) == ["cell [2]: its picture differs (rms inf)"]
+    louder = with_figure()
+    louder.cells[1].outputs[0].text = "0.334 of 1797\n8.99e-16 at layer 100\n"
+    assert changes(stored, louder) == ["cell [1]: its text differs"]
+    cleared = with_figure()
+    cleared.cells[1].outputs = []
+    assert changes(stored, cleared) == ["cell [1]: 1 outputs, now 0"]
