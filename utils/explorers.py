@@ -1,4 +1,4 @@
-"""Explorers: sliders over real computations, one class behind all of them. The only module that knows widgets."""
+"""Explorers: sliders over real computations, one class behind all. The only module that knows widgets."""
 
 import functools
 import html
@@ -15,10 +15,9 @@ import traitlets
 from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-
 from torch import Tensor, nn
 
-from utils import data, plots, pictures, signals, theory
+from utils import data, pictures, plots, signals, theory
 
 
 class Slider(anywidget.AnyWidget):
@@ -72,7 +71,9 @@ class Choice(ipywidgets.Dropdown):
 
 def _nearest(values: Sequence[float], wanted: float) -> int:
     if not np.isfinite(wanted):
-        raise ValueError(f"A slider takes finite numbers from {values[0]:g} to {values[-1]:g}, got {wanted!r}.")
+        raise ValueError(
+            f"A slider takes finite numbers from {values[0]:g} to {values[-1]:g}, got {wanted!r}."
+        )
     return int(np.argmin(np.abs(np.asarray(values) - wanted)))
 
 
@@ -88,11 +89,12 @@ class _Panel(ipywidgets.VBox):
 
 
 class Explorer:
-    """Controls, a picture, a sentence that says what the picture shows now, a reset, and a list of things to try.
+    """Controls, a picture, a sentence that says what it shows now, a reset, and things to try.
 
     `draw(axes, **values)` draws on `axes` (those of `figure`) for the chosen `values` (name to value, one for
-    each of `controls`) and returns the sentence; lines of the last drawing have been removed before. Displayed,
-    an explorer is three outputs: controls, picture with its sentence, list; a stored notebook keeps the last two.
+    each of `controls`) and returns the sentence; the last drawing has been removed before. Displayed, an
+    explorer is three outputs: controls, picture with its sentence, list. In a stored notebook the controls are
+    a sentence.
     """
 
     def __init__(
@@ -123,7 +125,9 @@ class Explorer:
         """Move controls from code. Raises `ValueError` for a control that is not there."""
         unknown = [name for name in values if name not in self.controls]
         if unknown:
-            raise ValueError(f"There is no control named {unknown[0]!r}; there are {', '.join(self.controls)}.")
+            raise ValueError(
+                f"There is no control named {unknown[0]!r}; there are {', '.join(self.controls)}."
+            )
         for name, value in values.items():
             self.controls[name].value = value
         return self
@@ -152,7 +156,9 @@ class Explorer:
         return f'{picture}<p aria-hidden="true" style="{style}">{html.escape(self.sentence)}</p>'
 
     def _ipython_display_(self) -> None:
-        reset = ipywidgets.Button(description="Reset", tooltip="Put every control back to where it was at first")
+        reset = ipywidgets.Button(
+            description="Reset", tooltip="Put every control back to where it was at first"
+        )
         reset.layout.margin = "2px 2px 6px 160px"
         reset.on_click(self.reset)
         moves = "; ".join(control.summary() for control in self.controls.values())
@@ -176,7 +182,7 @@ def _remove_data(ax: Axes) -> None:
     ax.set_prop_cycle(None)
 
 
-# --- The explorers of the lessons ------------------------------------------------------------------------------
+# --- The explorers of the lessons ----------------------------------------------------------------------------
 
 
 def _figure(rows: int = 1, columns: int = 1, height: float = 4.2) -> Figure:
@@ -211,8 +217,9 @@ def chain() -> Explorer:
         steps = np.arange(1, depth + 1)
         plots.curve(steps, kept, label=f"product kept in {number_format}", log_y=True, ax=ax)
         plots.curve(steps, factor**steps, label="exact product", kind="theory", ax=ax)
-        plots.guide(ax, limits.smallest_subnormal, f"smallest {number_format}")
-        plots.guide(ax, limits.largest, f"largest {number_format}")
+        for word, limit in (("smallest", limits.smallest_subnormal), ("largest", limits.largest)):
+            if 1e-65 < limit < 1e65:  # those of float64 lie far outside the picture
+                plots.guide(ax, limit, f"{word} {number_format}")
         ax.set(xlabel="factors multiplied", ylabel="product", xlim=(0, longest + 1))
         plots.snap(ax, (1e-12, 1e12), (1e-65, 1e65))
         lost = next((n for n, value in zip(steps, kept, strict=True) if value == 0 or np.isinf(value)), None)
@@ -221,7 +228,8 @@ def chain() -> Explorer:
             share = kept[-1] / factor**depth
             close = f"keeps {kept[-1]:.3g}" if abs(share - 1) > 0.01 else "keeps it to within 1 %"
             return f"{start} {number_format} {close}."
-        return f"{start} {number_format} holds {'0' if kept[lost - 1] == 0 else 'infinity'} from factor {lost} on."
+        held = "0" if kept[lost - 1] == 0 else "infinity"
+        return f"{start} {number_format} holds {held} from factor {lost} on."
 
     controls = {
         "depth": Slider("depth", range(1, longest + 1), 50, "factors"),
@@ -229,7 +237,7 @@ def chain() -> Explorer:
         "number_format": Choice("number format", {name: name for name in theory.FORMATS}, "float32"),
     }
     tries = (
-        "Set the local derivative to 0.25, the most a sigmoid can pass on. At which depth does float16 hold 0? And float32?",
+        "Set the local derivative to 0.25, the most a sigmoid passes on. Where does float16 hold 0? And float32?",
         "Find the derivative that survives 100 factors in float16. How narrow is the range?",
         "Choose bfloat16 and then float16 at 0.5: which of them gives up first, and why?",
     )
@@ -240,7 +248,7 @@ def deep_network(activations: Sequence[str] = ("sigmoid", "tanh"), gain: float =
     """Lessons 02 to 04: the gradient through a random network, measured, beside the theory of wide networks.
 
     depth x weight gain x activation; width 128, batch 64, no biases, in float64. The random weights are drawn
-    once; gain scales them (gain 1 is weight_var = 1, Xavier). The gradient sent into the last layer is Gaussian.
+    once; gain scales them (1 is weight_var = 1, Xavier). The gradient sent into the last layer is Gaussian.
     """
     longest, width = 100, 128
     figure = _figure()
@@ -257,7 +265,9 @@ def deep_network(activations: Sequence[str] = ("sigmoid", "tanh"), gain: float =
         ratio = flow.activation_gradient_rms / flow.activation_gradient_rms[-1]
         predicted = expected(activation, gain)
         plots.layers(ratio, label="measured", ax=ax)
-        plots.layers(predicted[:depth] / predicted[depth - 1], label="theory, infinite width", kind="theory", ax=ax)
+        plots.layers(
+            predicted[:depth] / predicted[depth - 1], label="theory, infinite width", kind="theory", ax=ax
+        )
         ax.set(ylabel="activation gradient, last layer = 1", xlim=(0, longest + 1))
         plots.snap(ax, (1e-10, 1e5), (1e-25, 1e10), (1e-50, 1e20), (1e-140, 1e60))
         per_layer = ratio[0] ** (1 / max(depth - 1, 1))
@@ -265,8 +275,8 @@ def deep_network(activations: Sequence[str] = ("sigmoid", "tanh"), gain: float =
         shown = "0" if single == 0 else "infinity" if np.isinf(single) else f"{single:.2g}"
         return (
             f"{depth} layers of {activation}, weight gain {gain:.3g}: the gradient in the first layer is "
-            f"{ratio[0]:.2g} of that in the last, a factor {per_layer:.3g} per layer (float32 would hold {shown}). "
-            f"{_verdict(per_layer, depth)}"
+            f"{ratio[0]:.2g} of that in the last, a factor {per_layer:.3g} per layer "
+            f"(float32 would hold {shown}). {_verdict(per_layer, depth)}"
         )
 
     controls = {
@@ -292,7 +302,7 @@ def dashboard(
 ) -> Explorer:
     """Lesson 00: the four panels for a network of one's choice, at a depth of one's choice.
 
-    `networks` maps a name to a function from depth to a model; `layers` are the modules that count as a layer.
+    `networks` maps a name to a function from depth to a model; `layers` is the class that counts as a layer.
     """
     figure = _figure(2, 2, height=6)
 
@@ -310,11 +320,11 @@ def dashboard(
             ax.set_xlim(0, max(depths) + 1)
         for ax in (scale, spectrum):
             plots.snap(ax, (1e-8, 1e8), (1e-40, 1e40))
-        norms = found.series("activation_gradient_norm")
+        norms, last = found.series("activation_gradient_norm"), found.layers[-1]
         return (
-            f"{network}, {depth} layers: the gradient norm is {norms[0]:.2g} in layer 1 and {norms[-1]:.2g} in layer "
-            f"{depth}; activation variance in the last layer {found.layers[-1].activation_variance:.2g}; cosine of "
-            f"two inputs there {found.layers[-1].cosine:.3g}; largest singular value {singular_values[0]:.2g}; "
+            f"{network}, {depth} layers: the gradient norm is {norms[0]:.2g} in layer 1 and {norms[-1]:.2g} in "
+            f"layer {depth}; activation variance in the last layer {last.activation_variance:.2g}; cosine of two "
+            f"inputs there {last.cosine:.3g}; largest singular value {singular_values[0]:.2g}; "
             f"{np.nanmean(found.series('underflow.float16')):.0%} of the gradient is 0 in float16."
         )
 

@@ -79,7 +79,7 @@ def describe(ax: Axes, text: str) -> Axes:
 
 
 def description(figure: Figure) -> str:
-    """The figure in words: what `describe` was told, else titles, labels and the ends of every labelled line."""
+    """The figure in words: what `describe` was told, else titles, labels and the ends of every line."""
     return " ".join(_descriptions.get(ax) or _describe_axes(ax) for ax in figure.axes) or "An empty figure."
 
 
@@ -89,7 +89,9 @@ def _describe_axes(ax: Axes) -> str:
     log = ", logarithmic," if ax.get_yscale() == "log" else ""
     if ax.get_xlabel() or ax.get_ylabel():
         head += f"{ax.get_ylabel() or 'values'}{log} against {ax.get_xlabel() or 'kind'}."
-    parts = [_describe_line(line, ax) for line in ax.lines] + [_describe_bars(bars, ax) for bars in ax.containers]
+    parts = [_describe_line(line, ax) for line in ax.lines] + [
+        _describe_bars(bars, ax) for bars in ax.containers
+    ]
     return " ".join(part for part in [head, *parts] if part).strip()
 
 
@@ -121,7 +123,7 @@ def _describe_bars(bars: object, ax: Axes) -> str:
 
 
 class _Decades(LogLocator):
-    """Ticks of a log axis: decades where there are several, 1-2-5 where there are few, even steps within one."""
+    """Ticks of a log axis: decades where there are several, 1-2-5 where few, even steps within one."""
 
     def tick_values(self, low: float, high: float) -> np.ndarray:
         first, last = math.log10(low), math.log10(high)
@@ -196,9 +198,9 @@ def wrap(svg: str, text: str, fallback: str = "") -> str:
 class Canvas:
     """Draws one figure again and again, under `STYLE`; only what changed is drawn anew.
 
-    Everything but the data (lines, areas, bars, annotations) is the frame: it is laid out by matplotlib when it
-    changes (limits, labels, legend) and kept. The place of the axes is fixed by the first drawing, so that the
-    picture never jumps.
+    Everything but the data (lines, areas, bars, annotations) is the frame: matplotlib lays it out when it
+    changes (limits, labels, legend), and it is kept. The place of the axes is fixed by the first drawing, so
+    that the picture never jumps.
     """
 
     def __init__(self, figure: Figure, most_frames: int = 32):
@@ -209,7 +211,7 @@ class Canvas:
         self._prefix = ""
 
     def svg(self) -> str:
-        """The figure as an `<svg>` element; ink is `currentColor`, ids begin with a hash of the first frame."""
+        """The figure as an `<svg>` element in `currentColor`; ids begin with a hash of the first drawing."""
         self.figure.dpi = 72
         back, front = self._frame()
         return _element(back + self._draw(_data_artists(self.figure)) + front, *self._size)
@@ -262,7 +264,7 @@ def _frame_key(ax: Axes) -> tuple:
 
 
 def _tidy(document: str, prefix: str) -> str:
-    """The drawing inside a matplotlib SVG document: no header, no page-wide style, short numbers, prefixed ids."""
+    """The drawing inside a matplotlib SVG: no header, no page-wide style, short numbers, prefixed ids."""
     drawing = document[document.index(">", document.index("<svg")) + 1 : document.rindex("</svg>")]
     drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
     drawing = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", drawing, flags=re.DOTALL)

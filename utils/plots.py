@@ -1,7 +1,7 @@
 """Draws what was measured. A plotting function takes data and `ax`, returns `ax`, and computes nothing.
 
-Measured values are coloured markers with a band over seeds; a theory is a line in the colour of the text on the
-same axes; a guide is a thin labelled line. Text alternatives are written by `utils.pictures` from what is drawn.
+Measured values are coloured markers with a band over seeds; a theory is a line in the colour of the text on
+the same axes; a guide is a thin labelled line. `utils.pictures` makes text alternatives of what is drawn.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,14 +37,16 @@ def curve(
     """Draw `y` against `x`: one line, or a median and the range of several seeds.
 
     x (points,); y (points,) or (seeds, points). kind "measured" draws markers, "theory" a line in the text's
-    colour, "line" a line in the next colour. Values that are not finite (and not positive on a log axis) leave
-    a gap. Raises `ValueError` for another kind, and when the shapes do not fit.
+    colour, "line" a line in the next colour. Values that are not finite (or not positive on a log axis) are
+    gaps. Raises `ValueError` for another kind, and when the shapes do not fit.
     """
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}.")
     if x.ndim != 1 or x.size == 0 or y.shape[-1:] != x.shape or y.ndim not in (1, 2):
-        raise ValueError(f"y must be (points,) or (seeds, points) for x (points,); got {y.shape} and {x.shape}.")
+        raise ValueError(
+            f"y must be (points,) or (seeds, points) for x (points,); got {y.shape} and {x.shape}."
+        )
     ax = ax or plt.subplots()[1]
     _label(ax, xlabel, ylabel, title)
     for axis, log in ((ax.xaxis, log_x), (ax.yaxis, log_y)):
@@ -86,7 +88,7 @@ def span(ax: Axes, decades: float) -> Axes:
 
 
 def snap(ax: Axes, *ranges: tuple[float, float]) -> Axes:
-    """Set the y limits to the first of `ranges` that holds all data, or to the last: limits that rarely change."""
+    """Set the y limits to the first of `ranges` that holds all data, or to the last: they rarely change."""
     drawn = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in ax.lines] or [np.empty(0)])
     drawn = drawn[np.isfinite(drawn) & (drawn > 0)]
     fits = [(low, high) for low, high in ranges if ((drawn >= low) & (drawn <= high)).all()]
@@ -108,10 +110,10 @@ def guide(ax: Axes, value: float, label: str, *, vertical: bool = False) -> Axes
 
 
 def losses(histories: Mapping[str, History], *, ax: Axes | None = None, chance: float | None = None) -> Axes:
-    """Training loss against epochs, one line a history, smoothed over half an epoch; `chance` draws a guide."""
+    """Training loss against epochs, smoothed over half an epoch, one line a run; `chance` draws a guide."""
     ax = ax or plt.subplots()[1]
     for label, history in histories.items():
-        window = max(1, history.steps_per_epoch // 2)
+        window = max(1, min(history.steps_per_epoch // 2, len(history.train_loss)))
         loss = np.convolve(history.train_loss, np.ones(window) / window, mode="valid")
         epochs = history.steps[window - 1 :] / history.steps_per_epoch
         curve(epochs, loss, label=label, xlabel="epoch", ylabel="training loss", kind="line", ax=ax)
@@ -138,20 +140,26 @@ def bars(shares: Mapping[str, float], *, ylabel: str = "", label: str = "", ax: 
     number = len(ax.containers)
     places = np.arange(len(shares)) + 0.4 * number
     heights = [0.0 if np.isnan(share) else float(share) for share in shares.values()]
-    ax.bar(places, heights, 0.38, color=pictures.COLORS[number], hatch=("", "//")[number % 2], label=label or "_")
+    ax.bar(
+        places, heights, 0.38, color=pictures.COLORS[number], hatch=("", "//")[number % 2], label=label or "_"
+    )
     for place, height in zip(places, heights, strict=True):
-        ax.annotate(f"{height:.0%}", (place, height), (0, 2), textcoords="offset points", ha="center", fontsize=10.5)
+        ax.annotate(
+            f"{height:.0%}", (place, height), (0, 2), textcoords="offset points", ha="center", fontsize=10.5
+        )
     ax.set_xticks(np.arange(len(shares)) + 0.2 * number, list(shares))
     ax.set_ylim(0, 1.2)
     ax.set_yticks([0, 0.5, 1], ["0 %", "50 %", "100 %"])
     return _legend(ax)
 
 
-def dashboard(signals: Signals, singular_values: ArrayLike, *, axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
+def dashboard(
+    signals: Signals, singular_values: ArrayLike, *, axes: Sequence[Axes] | None = None
+) -> Sequence[Axes]:
     """The course's four panels: SCALE, CORRELATION, SPECTRUM, RANGE.
 
     signals as `utils.signals.measure` returns them, singular_values (k,) of the input-output Jacobian. RANGE
-    is the mean over layers of the share of activation-gradient entries that a number format turns to 0 or inf.
+    is the mean over layers of the share of activation-gradient entries that a format turns to 0 or inf.
     """
     if axes is None:
         axes = plt.subplots(2, 2, figsize=(9, 6))[1].ravel()
@@ -160,10 +168,24 @@ def dashboard(signals: Signals, singular_values: ArrayLike, *, axes: Sequence[Ax
     layers(signals.series("activation_gradient_norm"), label="gradient norm", ax=scale)
     scale.set_ylabel("variance, norm")
     span(scale, 6)
-    layers(signals.series("cosine"), log_y=False, ylabel="cosine of two inputs", ax=correlation, title="CORRELATION")
+    layers(
+        signals.series("cosine"),
+        log_y=False,
+        ylabel="cosine of two inputs",
+        ax=correlation,
+        title="CORRELATION",
+    )
     correlation.set_ylim(-0.25, 1.1)
     rank = np.arange(1, len(singular_values) + 1)
-    curve(rank, singular_values, xlabel="rank", ylabel="singular value", log_y=True, ax=spectrum, title="SPECTRUM")
+    curve(
+        rank,
+        singular_values,
+        xlabel="rank",
+        ylabel="singular value",
+        log_y=True,
+        ax=spectrum,
+        title="SPECTRUM",
+    )
     span(spectrum, 4).xaxis.set_major_locator(MaxNLocator(8, integer=True))
     for fault in ("underflow", "overflow"):
         shares = {name: float(np.nanmean(signals.series(f"{fault}.{name}"))) for name in FORMATS}
@@ -181,7 +203,9 @@ def _label(ax: Axes, xlabel: str, ylabel: str, title: str) -> None:
 
 
 def _legend(ax: Axes) -> Axes:
-    labels = [artist.get_label() for artist in [*ax.lines, *ax.containers] if not artist.get_label().startswith("_")]
+    labels = [
+        artist.get_label() for artist in [*ax.lines, *ax.containers] if not artist.get_label().startswith("_")
+    ]
     legend = ax.get_legend()
     known = [text.get_text() for text in legend.get_texts()] if legend is not None else []
     if any(label not in known for label in labels):  # building a legend costs more than drawing the lines

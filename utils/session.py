@@ -17,7 +17,7 @@ DISTRIBUTION = "gradients-in-depth"
 
 
 def start(seed: int = 0) -> None:
-    """Make this session reproducible: seed Python, NumPy and torch, compute on one thread, print three digits.
+    """Make the session reproducible: seed Python, NumPy and torch, one thread, three digits in print.
 
     One thread, because results then do not depend on how many cores the machine has, and because small
     networks run faster and more evenly on it. Figures are shown as themed pictures with a text alternative.
@@ -26,7 +26,7 @@ def start(seed: int = 0) -> None:
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise ValueError(f"seed must be an integer from 0 to 2**32 - 1, got {seed!r}.")
     random.seed(seed)
-    np.random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - the learner's own cells may draw from it
     torch.manual_seed(seed)
     torch.set_num_threads(1)
     np.set_printoptions(precision=3, suppress=False, linewidth=100)
@@ -68,4 +68,8 @@ def _fault(need: Requirement) -> str:
         found = version(need.name)
     except PackageNotFoundError:
         return f"{need.name} is missing"
-    return "" if need.specifier.contains(found, prereleases=True) else f"{need.name} is {found}, not {need.specifier}"
+    return (
+        ""
+        if need.specifier.contains(found, prereleases=True)
+        else f"{need.name} is {found}, not {need.specifier}"
+    )

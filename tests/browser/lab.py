@@ -45,12 +45,14 @@ def find_chromium() -> str | None:
 
 @contextmanager
 def jupyterlab(root: Path, scratch: Path):
-    """Serve `root` with a JupyterLab whose settings, data and workspaces live in `scratch`; yields its address."""
+    """Serve `root` with a JupyterLab that keeps its own files in `scratch`; yields its address."""
     settings = {
         "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
         "@jupyterlab/docmanager-extension/plugin": {"autosave": False},
     }
-    folders = {name: scratch / name for name in ("config", "data", "runtime", "ipython", "settings", "workspaces")}
+    folders = {
+        name: scratch / name for name in ("config", "data", "runtime", "ipython", "settings", "workspaces")
+    }
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
     for plugin, values in settings.items():
@@ -67,7 +69,14 @@ def jupyterlab(root: Path, scratch: Path):
         "JUPYTER_RUNTIME_DIR": str(folders["runtime"]),
         "IPYTHONDIR": str(folders["ipython"]),
     }
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--IdentityProvider.token="]
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--allow-root",
+        "--IdentityProvider.token=",
+    ]
     command += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--ServerApp.root_dir={root}"]
     command += ["--LabApp.expose_app_in_browser=True", f"--LabApp.user_settings_dir={folders['settings']}"]
     command += [f"--LabApp.workspaces_dir={folders['workspaces']}"]
@@ -116,15 +125,18 @@ class Notebook:
         page.goto(f"{address}/lab/tree/{path}?reset", wait_until="domcontentloaded")
         page.wait_for_function(READY, timeout=90_000)
         if theme != "JupyterLab Light":
-            page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
+            page.evaluate(
+                "theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", theme
+            )
             page.wait_for_selector('body[data-jp-theme-light="false"]', state="attached")
 
     def run_all(self, timeout: float = 180.0) -> list[str]:
-        """Run every cell and wait for the kernel; returns what went to error or stderr, nothing when all is well."""
+        """Run every cell and wait for the kernel; returns what went to error or stderr."""
         self.page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
         done = """() => { const cells = window.jupyterapp.shell.currentWidget.content.widgets
           .filter(cell => cell.model.type === 'code' && cell.model.sharedModel.source.trim());
-          return cells.every(cell => Number.isInteger(cell.model.executionCount) && cell.model.executionState !== 'running'); }"""
+          return cells.every(cell => Number.isInteger(cell.model.executionCount)
+            && cell.model.executionState !== 'running'); }"""
         self.page.wait_for_function(done, timeout=timeout * 1000)
         self.page.wait_for_function(READY, timeout=timeout * 1000)
         return self.page.evaluate(ERRORS)

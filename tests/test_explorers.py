@@ -1,0 +1,191 @@
+"""Explorers: controls, picture, sentence, and what a stored notebook keeps of them."""
+
+import re
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from torch.nn import functional as F
+
+from utils import data, explorers, networks, pictures, theory
+
+
+def small_explorer(draw=None) -> explorers.Explorer:
+    with mpl.rc_context(pictures.STYLE):
+        figure = Figure()
+        figure.subplots().set(xlim=(0, 10), ylim=(0, 100))
+
+    def line(axes, depth, kind):
+        axes[0].plot([0, depth], [0, depth**2], label="line")
+        return f"depth {depth}, {kind}"
+
+    controls = {
+        "depth": explorers.Slider("depth", range(1, 11), 5, "layers"),
+        "kind": explorers.Choice("kind", {"one": 1, "two": 2}, 1),
+    }
+    return explorers.Explorer(controls, figure, draw or line, ("Move it.", "Move it back."))
+
+
+def displayed(explorer, monkeypatch) -> list:
+    """What the explorer displays: a panel and two MIME bundles."""
+    shown = []
+
+    class Handle:
+        def update(self, bundle, raw):
+            shown.append(bundle)
+
+    monkeypatch.setattr(explorers, "display", lambda thing, **_: shown.append(thing) or Handle())
+    explorer._ipython_display_()
+    return shown
+
+
+def test_moving_a_control_changes_picture_and_sentence():
+    explorer = small_explorer()
+    before = explorer.to_html()
+    explorer.set(depth=7)
+    assert explorer.sentence == "depth 7, 1"
+    assert explorer.to_html() != before
+    assert explorer.to_html().count("depth 7, 1") == 2  # seen below the picture, and its text alternative
+    explorer.set(kind=2)
+    assert explorer.sentence == "depth 7, 2"
+
+
+def test_reset_gives_the_first_picture_again():
+    explorer = small_explorer()
+    before = explorer.to_html()
+    explorer.set(depth=9, kind=2)
+    explorer.reset()
+    assert explorer.to_html() == before
+
+
+def test_nothing_of_the_last_drawing_remains():
+    def bars(axes, depth, kind):
+        axes[0].bar([1, 2], [depth, 1])
+        axes[0].fill_between([1, 2], [0, 1], [1, 2])
+        axes[0].annotate("here", (1, 1))
+        return "bars"
+
+    explorer = small_explorer(bars)
+    counts = len(re.findall("<path", explorer.to_html()))
+    for depth in (6, 7, 8):
+        explorer.set(depth=depth)
+    assert len(re.findall("<path", explorer.to_html())) == counts
+
+
+def test_height_is_the_same_for_every_value():
+    explorer = small_explorer()
+    heights = set()
+    for depth in range(1, 11):
+        explorer.set(depth=depth)
+        heights |= set(re.findall(r'viewBox="([^"]+)"|<p [^>]*style="([^"]+)"', explorer.to_html()))
+    assert len(heights) == 2
+
+
+def test_an_update_goes_to_the_displayed_picture(monkeypatch):
+    explorer = small_explorer()
+    shown = displayed(explorer, monkeypatch)
+    assert len(shown) == 3
+    explorer.set(depth=8)
+    assert shown[-1]["text/plain"] == "depth 8, 1" and shown[-1]["text/html"] == explorer.to_html()
+
+
+def test_what_a_stored_notebook_keeps_reads_without_a_kernel(monkeypatch):
+    panel, picture, tries = displayed(small_explorer(), monkeypatch)
+    assert panel._repr_mimebundle_()["text/plain"] == (
+        "Run this cell to move depth (1 to 10 layers); kind (one, two)."
+    )
+    assert picture["text/plain"] == "depth 5, 1" and 'aria-label="depth 5, 1"' in picture["text/html"]
+    assert picture["image/png"] in picture["text/html"]  # for viewers that strip the SVG
+    assert "<li>Move it.</li><li>Move it back.</li>" in tries["text/html"]
+
+
+def test_sentences_are_escaped():
+    explorer = small_explorer(lambda axes, depth, kind: 'a < b & "c"')
+    assert "a < b" not in explorer.to_html() and explorer.to_html().count("a &lt; b &amp;") == 2
+
+
+def test_an_unknown_control_lists_the_controls():
+    with pytest.raises(ValueError, match="There is no control named 'width'; there are depth, kind."):
+        small_explorer().set(width=3)
+
+
+def test_a_slider_takes_the_nearest_value_and_keeps_whole_numbers_whole():
+    slider = explorers.Slider("gain", [0.1, 1.0, 10.0], 2.0)
+    assert slider.value == 1.0 and isinstance(slider.value, float)
+    slider.value = 7
+    assert slider.value == 10.0
+    depth = explorers.Slider("depth", range(1, 4), 2)
+    assert depth.value == 2 and isinstance(depth.value, int)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_slider_refuses_what_is_no_number(value):
+    slider = explorers.Slider("gain", [0.1, 1.0], 1.0)
+    with pytest.raises(ValueError, match="A slider takes finite numbers from 0.1 to 1, got"):
+        slider.value = value
+
+
+@pytest.mark.parametrize("values", [[1.0], [], [2.0, 1.0], [1.0, 1.0]])
+def test_a_slider_needs_increasing_values(values):
+    with pytest.raises(
+        ValueError, match="The values of the slider 'gain' must increase and be at least two."
+    ):
+        explorers.Slider("gain", values, 1.0)
+
+
+def extremes(explorer):
+    """Every combination of the ends of all controls."""
+    names = list(explorer.controls)
+    ends = []
+    for control in explorer.controls.values():
+        slider = isinstance(control, explorers.Slider)
+        ends.append(
+            [control.values[0], control.values[-1]] if slider else [value for _, value in control.options]
+        )
+    for combination in np.array(np.meshgrid(*[range(len(end)) for end in ends])).reshape(len(ends), -1).T:
+        yield {name: end[k] for name, end, k in zip(names, ends, combination, strict=True)}
+
+
+def dashboard() -> explorers.Explorer:
+    digits = data.digits(dtype=torch.float64)
+    factories = {
+        "sigmoid": lambda depth: networks.DeepMLP(depth, 16, activation="sigmoid", dtype=torch.float64),
+        "too large": lambda depth: networks.DeepMLP(
+            depth, 16, activation="relu", gain=1e4, dtype=torch.float64
+        ),
+    }
+    return explorers.dashboard(
+        factories, digits.train_inputs[:16], digits.train_targets[:16], F.cross_entropy, networks.Block
+    )
+
+
+@pytest.mark.parametrize("make", [explorers.chain, explorers.deep_network, dashboard])
+@pytest.mark.filterwarnings("error")
+def test_every_corner_of_every_explorer_draws_and_speaks(make):
+    explorer = make()
+    said = set()
+    for values in extremes(explorer):
+        explorer.set(**values)
+        said.add(explorer.sentence)
+        assert "nan" not in explorer.sentence.lower() and "nan" not in explorer.to_html()
+        digits = re.findall(r"(?<![\w.])\d+\.?\d*(?:e[+-]?\d+)?", explorer.sentence)
+        assert all(len(re.sub(r"e.*|\.|^0+", "", d.replace(".", "").lstrip("0"))) <= 3 for d in digits), (
+            digits
+        )
+    assert len(said) == len(list(extremes(explorer)))
+
+
+@pytest.mark.parametrize(("activation", "gain"), [("sigmoid", 1.0), ("tanh", 1.0), ("tanh", 1.5)])
+def test_deep_network_measures_what_theory_says(activation, gain):
+    # One draw of width 128: the log of the norm wanders by about sqrt(depth / width) (laws.md, finite width).
+    explorer = explorers.deep_network().set(activation=activation, gain=gain, depth=20)
+    said = float(re.search(r"a factor (\S+) per layer", explorer.sentence).group(1))
+    expected = theory.gradient_norm_trajectory(20, activation, explorer.values["gain"] ** 2, first=gain**2)[0]
+    assert abs(np.log(said) * 19 - np.log(expected)) < 3 * np.sqrt(20 / 128)
+
+
+def test_chain_finds_where_a_format_gives_up():
+    explorer = explorers.chain().set(factor=0.25, depth=100, number_format="float16")
+    assert f"0 from factor {theory.first_zero(0.25, 'float16')} on" in explorer.sentence

@@ -1,0 +1,181 @@
+"""Plots draw what they are given, where they are told, and say what is wrong with what they cannot draw."""
+
+import dataclasses
+import math
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from utils import networks, pictures, plots, signals
+from utils.training import History
+
+
+@pytest.fixture(autouse=True)
+def style():
+    with mpl.rc_context(pictures.STYLE | {"backend": "agg"}):
+        yield
+    plt.close("all")
+
+
+@pytest.fixture
+def ax():
+    return plt.subplots()[1]
+
+
+def test_seeds_become_a_median_and_their_range(ax):
+    values = np.array([[1.0, 10.0], [2.0, 30.0], [9.0, 20.0]])
+    assert plots.curve([1, 2], values, label="three seeds", ax=ax) is ax
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), [2, 20])
+    band = ax.collections[0].get_paths()[0].vertices
+    assert (band[:, 1].min(), band[:, 1].max()) == (1, 30)
+
+
+def test_one_seed_has_no_band(ax):
+    plots.curve([1, 2], [3.0, 4.0], ax=ax)
+    assert not ax.collections
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), [3, 4])
+
+
+def test_measured_is_markers_and_theory_is_a_line_of_ink(ax):
+    plots.curve([1, 2], [3.0, 4.0], ax=ax)
+    plots.curve([1, 2], [3.0, 4.0], kind="theory", ax=ax)
+    plots.curve([1, 2], [3.0, 4.0], ax=ax)
+    first, theory, second = ax.lines
+    assert first.get_linestyle() == "None" and first.get_marker() != second.get_marker()
+    assert theory.get_color() == pictures.INK and theory.get_linestyle() == "-"
+    assert [first.get_color(), second.get_color()] == list(pictures.COLORS[:2])
+
+
+@pytest.mark.parametrize(("log", "kept"), [(True, [1.0]), (False, [1.0, 0.0, -2.0])])
+def test_what_an_axis_cannot_show_is_a_gap(ax, log, kept):
+    plots.curve([1, 2, 3, 4, 5], [1.0, 0.0, -2.0, math.nan, math.inf], log_y=log, ax=ax)
+    drawn = ax.lines[0].get_ydata()
+    np.testing.assert_array_equal(drawn[np.isfinite(drawn)], kept)
+
+
+def test_only_gaps_draw_nothing_and_warn_of_nothing(ax):
+    plots.curve([1, 2], [[math.nan, math.inf], [math.nan, math.nan]], ax=ax)
+    assert "nan" not in pictures.description(ax.figure)
+
+
+@pytest.mark.parametrize(
+    ("x", "y"), [([1, 2], [1.0]), ([], []), ([[1]], [[1.0]]), ([1], [[[1.0]]]), ([1], 1.0)]
+)
+def test_shapes_that_do_not_fit_are_one_sentence(x, y):
+    with pytest.raises(
+        ValueError, match=r"y must be \(points,\) or \(seeds, points\) for x \(points,\); got"
+    ):
+        plots.curve(x, y)
+
+
+def test_an_unknown_kind_lists_the_kinds():
+    with pytest.raises(ValueError, match="kind must be one of measured, theory, line; got 'dotted'"):
+        plots.curve([1], [1.0], kind="dotted")
+
+
+def test_layers_are_counted_from_one(ax):
+    plots.layers([0.1, 0.2, 0.3], ylabel="gradient norm", ax=ax)
+    np.testing.assert_array_equal(ax.lines[0].get_xdata(), [1, 2, 3])
+    assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_yscale()) == ("layer", "gradient norm", "log")
+
+
+def test_span_widens_but_never_narrows(ax):
+    plots.layers([0.5, 2.0], ax=ax)
+    plots.span(ax, 4)
+    low, high = ax.get_ylim()
+    assert math.log10(high / low) == pytest.approx(4)
+    assert math.sqrt(high * low) == pytest.approx(1)
+    plots.span(ax, 2)
+    assert ax.get_ylim() == (low, high)
+
+
+@pytest.mark.parametrize(("values", "expected"), [
+    ([0.1, 1.0], (1e-2, 1e2)),
+    ([1e-3, 1.0], (1e-6, 1e6)),
+    ([1e-9, 1.0], (1e-6, 1e6)),
+    ([0.5, math.nan, math.inf], (1e-2, 1e2)),
+])  # fmt: skip
+def test_snap_takes_the_first_range_that_holds_the_data(ax, values, expected):
+    ax.set_yscale("log")
+    ax.plot(values)
+    plots.snap(ax, (1e-2, 1e2), (1e-6, 1e6))
+    assert ax.get_ylim() == expected
+
+
+@pytest.mark.parametrize("vertical", [False, True])
+def test_a_guide_lies_at_its_value_and_is_labelled(ax, vertical):
+    ax.plot([0, 4], [0, 4])
+    plots.guide(ax, 3.0, "limit", vertical=vertical)
+    line = ax.lines[-1]
+    assert set(line.get_xdata() if vertical else line.get_ydata()) == {3.0}
+    assert [text.get_text() for text in ax.texts] == ["limit"]
+
+
+def history(losses, steps_per_epoch=4) -> History:
+    empty = np.array([math.nan])
+    return History(np.asarray(losses, dtype=float), steps_per_epoch, empty, None, (), None, None)
+
+
+def test_losses_are_smoothed_over_half_an_epoch(ax):
+    plots.losses({"A": history([1, 3, 5, 7])}, ax=ax, chance=math.log(10))
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), [2, 4, 6])
+    np.testing.assert_allclose(ax.lines[0].get_xdata(), [0.5, 0.75, 1.0])
+    assert ax.texts[0].get_text() == "guessing: 2.3"
+
+
+def test_a_run_that_stopped_early_is_drawn(ax):
+    plots.losses({"A": history([1.0, 3.0], steps_per_epoch=40)}, ax=ax)
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), [2])
+
+
+def test_activation_draws_the_derivative_too(ax):
+    plots.activation("sigmoid", ax=ax)
+    values, slope = (line.get_ydata() for line in ax.lines)
+    assert values[120] == pytest.approx(0.5) and slope.max() == pytest.approx(0.25)
+    np.testing.assert_allclose(slope, values * (1 - values), rtol=1e-9)
+
+
+def test_bars_stand_beside_each_other_and_carry_their_values(ax):
+    plots.bars({"float16": 0.82, "float32": math.nan}, label="underflow", ax=ax)
+    plots.bars({"float16": 0.0, "float32": 0.1}, label="overflow", ax=ax)
+    edges = [(bar.get_x(), bar.get_x() + bar.get_width()) for bars in ax.containers for bar in bars]
+    assert all(a[1] <= b[0] + 1e-9 or b[1] <= a[0] + 1e-9 for a in edges for b in edges if a is not b)
+    assert [text.get_text() for text in ax.texts] == ["82%", "0%", "0%", "10%"]
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["float16", "float32"]
+
+
+def test_dashboard_shows_what_was_measured():
+    model = networks.DeepMLP(4, 8, in_features=6, activation="sigmoid", dtype=torch.float64)
+    inputs = torch.randn(16, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = signals.measure(model, inputs, torch.arange(16) % 10, F.cross_entropy, layers=networks.Block)
+    values = signals.jacobian_singular_values(model, inputs[0])
+    scale, correlation, spectrum, number_range = plots.dashboard(found, values)
+    assert [ax.get_title(loc="left") for ax in (scale, correlation, spectrum, number_range)] == [
+        "SCALE", "CORRELATION", "SPECTRUM", "RANGE",
+    ]  # fmt: skip
+    for line, name in zip(scale.lines, ("activation_variance", "activation_gradient_norm"), strict=True):
+        np.testing.assert_allclose(line.get_ydata(), found.series(name))
+    np.testing.assert_allclose(correlation.lines[0].get_ydata(), found.series("cosine"))
+    np.testing.assert_allclose(spectrum.lines[0].get_ydata(), values)
+    heights = [bar.get_height() for bar in number_range.containers[0]]
+    np.testing.assert_allclose(
+        heights, [found.series(f"underflow.{name}").mean() for name in signals.FORMATS]
+    )
+    text = pictures.description(scale.figure)
+    assert all(word in text for word in ("SCALE", "CORRELATION", "SPECTRUM", "RANGE", "underflow"))
+
+
+def test_a_dashboard_of_overflowed_signals_is_drawn():
+    model = networks.DeepMLP(3, 8, in_features=6, dtype=torch.float64)
+    inputs = torch.ones(4, 6, dtype=torch.float64)
+    found = signals.measure(model, inputs, torch.arange(4), F.cross_entropy, layers=networks.Block)
+    sick = dataclasses.replace(found, layers=tuple(
+        dataclasses.replace(layer, activation_variance=math.inf, activation_gradient_norm=math.nan)
+        for layer in found.layers
+    ))  # fmt: skip
+    axes = plots.dashboard(sick, np.full(6, math.nan))
+    assert "SPECTRUM" in pictures.to_html(axes[0].figure)
