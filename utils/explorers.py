@@ -93,8 +93,7 @@ class Explorer:
 
     `draw(axes, **values)` draws on `axes` (those of `figure`) for the chosen `values` (name to value, one for
     each of `controls`) and returns the sentence; the last drawing has been removed before. Displayed, an
-    explorer is three outputs: controls, picture with its sentence, list. In a stored notebook the controls are
-    a sentence.
+    explorer is three outputs: controls, picture with its sentence, list. Stored, the controls are a sentence.
     """
 
     def __init__(
@@ -182,7 +181,7 @@ def _remove_data(ax: Axes) -> None:
     ax.set_prop_cycle(None)
 
 
-# --- The explorers of the lessons ----------------------------------------------------------------------------
+# --- The explorers of the lessons ----------------------------------------------------------------------
 
 
 def _figure(rows: int = 1, columns: int = 1, height: float = 4.2) -> Figure:
@@ -237,7 +236,7 @@ def chain() -> Explorer:
         "number_format": Choice("number format", {name: name for name in theory.FORMATS}, "float32"),
     }
     tries = (
-        "Set the local derivative to 0.25, the most a sigmoid passes on. Where does float16 hold 0? And float32?",
+        "Set the local derivative to 0.25, a sigmoid's maximum. Where does float16 hold 0? And float32?",
         "Find the derivative that survives 100 factors in float16. How narrow is the range?",
         "Choose bfloat16 and then float16 at 0.5: which of them gives up first, and why?",
     )
@@ -322,9 +321,9 @@ def dashboard(
             plots.snap(ax, (1e-8, 1e8), (1e-40, 1e40))
         norms, last = found.series("activation_gradient_norm"), found.layers[-1]
         return (
-            f"{network}, {depth} layers: the gradient norm is {norms[0]:.2g} in layer 1 and {norms[-1]:.2g} in "
-            f"layer {depth}; activation variance in the last layer {last.activation_variance:.2g}; cosine of two "
-            f"inputs there {last.cosine:.3g}; largest singular value {singular_values[0]:.2g}; "
+            f"{network}, {depth} layers: the gradient norm is {norms[0]:.2g} in layer 1 and {norms[-1]:.2g} "
+            f"in layer {depth}; activation variance in the last layer {last.activation_variance:.2g}; "
+            f"cosine of two inputs there {last.cosine:.3g}; largest singular value {singular_values[0]:.2g}; "
             f"{np.nanmean(found.series('underflow.float16')):.0%} of the gradient is 0 in float16."
         )
 
