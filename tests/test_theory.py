@@ -1,0 +1,895 @@
+"""utils.theory: printed figures, properties, simulation of plain-torch networks, sentences on bad input."""
+
+import math
+from decimal import Decimal
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from scipy.integrate import quad
+from scipy.special import psi
+from torch import nn
+
+from utils import theory
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def prints_as(value: float, printed: str) -> bool:
+    """Whether the value, rounded to as many digits as are printed, is what is printed."""
+    unit = 10.0 ** Decimal(printed).as_tuple().exponent
+    return abs(value - float(printed)) <= 0.5 * unit * (1 + 1e-9)
+
+
+def for_all(**strategies):
+    """Hypothesis, with the same examples in each run."""
+    repeatable = settings(derandomize=True, deadline=None, max_examples=40)
+    return lambda test: repeatable(given(**strategies)(test))
+
+
+def log_uniform(low: float, high: float) -> st.SearchStrategy[float]:
+    return st.floats(math.log(low), math.log(high)).map(math.exp)
+
+
+variances = log_uniform(1e-6, 1e6)
+weight_vars = log_uniform(0.05, 20.0)
+names = st.sampled_from(sorted(theory.ACTIVATIONS))
+formats = st.sampled_from(sorted(theory.FORMATS))
+
+
+# --- 1. Products: the printed figures ----------------------------------------------------------------------
+
+
+def test_powers():
+    assert prints_as(0.25**10, "9.54e-7")
+    assert prints_as(0.5**5, "0.03125")
+    assert prints_as(0.5**100, "7.89e-31")
+    assert prints_as(0.8**100, "2.04e-10")
+    assert prints_as(2.0**100, "1.27e30")
+
+
+@pytest.mark.parametrize(
+    ("name", "first"), [("float16", 13), ("bfloat16", 67), ("float32", 75), ("float64", 538)]
+)
+def test_first_zero_of_a_quarter(name, first):
+    assert theory.first_zero(0.25, name) == first
+
+
+@pytest.mark.parametrize(
+    ("name", "first"), [("float16", 16), ("bfloat16", 128), ("float32", 128), ("float64", 1024)]
+)
+def test_first_overflow_of_two(name, first):
+    assert theory.first_overflow(2.0, name) == first
+
+
+def test_lyapunov_figures():
+    top = theory.lyapunov_exponents(4, 1.0)[0]
+    assert top == pytest.approx((math.log(2) + psi(2)) / 2, rel=1e-14)
+    assert prints_as(101 * top / math.log(10), "24.5")
+    assert prints_as(theory.critical_weight_std(4), "0.572")
+
+
+# --- 2. Maps: the printed figures --------------------------------------------------------------------------
+
+
+def test_sigmoid_figures():
+    q = theory.fixed_point("sigmoid", 1.0)
+    assert prints_as(q, "0.2647")
+    assert prints_as(math.sqrt(theory.chi(q, "sigmoid", 1.0)), "0.2361")
+    assert theory.chi(q, "sigmoid", 1.0) ** (20 / 2) < 1e-12
+    default = theory.fixed_point("sigmoid", 1 / 3)
+    assert prints_as(math.sqrt(theory.chi(default, "sigmoid", 1 / 3)), "0.1414")
+
+
+def test_critical_tanh_figures():
+    for first in (0.5, 1.0, 2.0):  # q_l -> 1 / (2 l) from any start
+        variance = theory.variance_trajectory(2000, "tanh", 1.0, first=first)
+        assert prints_as(variance[99], "0.005")
+        assert 2 * 2000 * variance[-1] == pytest.approx(1, rel=0.01)
+    assert theory.fixed_point("tanh", 1.0) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("weight_var", "bias_var", "q_printed", "chi_printed"),
+    [(1.5**2, 0.0, "0.7934", "1.139"), (1.0, 0.05, "0.1936", "0.759")],
+)
+def test_tanh_figures(weight_var, bias_var, q_printed, chi_printed):
+    q = theory.fixed_point("tanh", weight_var, bias_var)
+    assert prints_as(q, q_printed)
+    assert prints_as(theory.chi(q, "tanh", weight_var), chi_printed)
+
+
+def test_critical_tanh_gradient_is_a_power_of_depth():
+    # chi(q_l) = 1 - 2 q_l + ... = 1 - 1 / l: the mean square falls as 1 / depth, the norm as its root.
+    first = {depth: theory.gradient_norm_trajectory(depth, "tanh", 1.0)[0] for depth in (500, 2000)}
+    assert first[2000] / first[500] == pytest.approx(0.5, rel=0.01)
+
+
+def test_relu_figures():
+    assert theory.chi(1.0, "relu", 1.0) == pytest.approx(1 / 2, rel=1e-13)
+    assert theory.chi(1.0, "relu", 2.0) == pytest.approx(1, rel=1e-13)
+    assert prints_as(math.sqrt(theory.chi(1.0, "relu", 1 / 3)), "0.408")
+    assert theory.gradient_norm_trajectory(31, "relu", 1.0)[0] == pytest.approx(2 ** (-30 / 2), rel=1e-12)
+
+
+def test_selu_figures():
+    scale = float(torch.selu(torch.tensor(1.0, dtype=torch.float64)))
+    alpha = -float(torch.selu(torch.tensor(-1e3, dtype=torch.float64))) / scale
+    assert prints_as(scale, "1.0507")
+    assert prints_as(alpha, "1.6733")
+    mean, second_moment = theory.activation_moments(1.0, "selu")
+    assert mean == pytest.approx(0, abs=1e-12)
+    assert second_moment == pytest.approx(1, rel=1e-12)
+    for start in (0.1, 10.0):  # stable: reached from both sides
+        assert theory.variance_trajectory(1000, "selu", 1.0, first=start)[-1] == pytest.approx(1, rel=1e-9)
+
+
+def test_relu_cosine_figure():
+    for start in (0.0, 0.5):
+        cosine = start
+        for _ in range(100):
+            cosine = theory.relu_cosine_map(cosine)
+        assert cosine == pytest.approx(
+            0.9965, abs=1e-4
+        )  # two different inputs, "about 0.99" and a little more
+
+
+# --- 3. Saturation: the printed figures --------------------------------------------------------------------
+
+
+def test_window_figures():
+    weight, width = theory.widest_sigmoid_window()
+    assert prints_as(weight, "6.894")
+    assert prints_as(width, "0.4477")
+    assert prints_as(theory.sigmoid_window_width(50.0), "0.155")
+    assert prints_as(theory.sigmoid_window_width(100.0), "0.092")
+    assert theory.sigmoid_window_width([3.9, 4.0, -4.0, 0.0]).tolist() == [0, 0, 0, 0]
+
+
+# --- Gaussian averages against closed forms and against scipy ----------------------------------------------
+
+CLOSED_FORMS = {
+    "one": (torch.ones_like, lambda q: 1.0),
+    "fourth power": (lambda z: z**4, lambda q: 3 * q**2),
+    "step": (lambda z: (z > 0).double(), lambda q: 0.5),
+    "absolute": (torch.abs, lambda q: math.sqrt(2 * q / math.pi)),
+    "relu squared": (lambda z: torch.relu(z) ** 2, lambda q: q / 2),
+    "erf squared": (lambda z: torch.erf(z) ** 2, lambda q: 2 / math.pi * math.asin(2 * q / (1 + 2 * q))),
+    "erf' squared": (
+        lambda z: 4 / math.pi * torch.exp(-2 * z**2),
+        lambda q: 4 / math.pi / math.sqrt(1 + 4 * q),
+    ),
+    "gelu": (nn.functional.gelu, lambda q: q / math.sqrt(2 * math.pi * (1 + q))),
+    "sigmoid": (torch.sigmoid, lambda q: 0.5),
+}
+
+
+@pytest.mark.parametrize("name", CLOSED_FORMS)
+@for_all(q=variances)
+def test_expectation_has_the_closed_form(name, q):
+    function, closed_form = CLOSED_FORMS[name]
+    assert theory.gaussian_expectation(function, q) == pytest.approx(closed_form(q), rel=1e-12)
+
+
+@for_all(q=log_uniform(1e-6, 20.0))
+def test_expectation_of_smooth_functions(q):
+    assert theory.gaussian_expectation(torch.cos, q) == pytest.approx(math.exp(-q / 2), abs=1e-12)
+    assert theory.gaussian_expectation(torch.exp, q) == pytest.approx(math.exp(q / 2), rel=1e-12)
+
+
+def sigma(z: float) -> float:
+    return 1 / (1 + math.exp(-z)) if z > -700 else 0.0
+
+
+FORMULAS = {  # (phi, phi') written out, independent of torch and of automatic differentiation
+    "sigmoid": (sigma, lambda z: sigma(z) * sigma(-z)),
+    "tanh": (math.tanh, lambda z: 1 - math.tanh(z) ** 2),
+    "relu": (lambda z: max(z, 0.0), lambda z: float(z > 0)),
+    "leaky_relu": (lambda z: z if z > 0 else 0.01 * z, lambda z: 1.0 if z > 0 else 0.01),
+    "elu": (lambda z: z if z > 0 else math.expm1(z), lambda z: 1.0 if z > 0 else math.exp(z)),
+    "silu": (lambda z: z * sigma(z), lambda z: sigma(z) * (1 + z * sigma(-z))),
+    "gelu": (
+        lambda z: z * math.erfc(-z / math.sqrt(2)) / 2,
+        lambda z: math.erfc(-z / math.sqrt(2)) / 2 + z * math.exp(-(z**2) / 2) / math.sqrt(2 * math.pi),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.parametrize("q", [1e-4, 0.3, 1.0, 7.0, 1e3, 1e6])
+def test_maps_agree_with_scipy(name, q):
+    def expectation(function):
+        # In units of the standard deviation, cut at 0 and where the activation bends (|z| of 1, 6 and 40).
+        cuts = sorted({0.0, 12.0, 1.0, 3.0, *(min(12.0, z / math.sqrt(q)) for z in (1, 6, 40))})
+        return sum(
+            quad(
+                lambda x: (function(x * math.sqrt(q)) + function(-x * math.sqrt(q))) * math.exp(-(x**2) / 2),
+                *panel,
+                epsabs=0,
+                epsrel=1e-11,
+            )[0]
+            for panel in zip(cuts, cuts[1:], strict=False)
+        ) / math.sqrt(2 * math.pi)
+
+    phi, slope = FORMULAS[name]
+    assert theory.variance_map(q, name, 1.7, 0.3) == pytest.approx(
+        1.7 * expectation(lambda z: phi(z) ** 2) + 0.3, rel=1e-9
+    )
+    assert theory.chi(q, name, 1.7) == pytest.approx(1.7 * expectation(lambda z: slope(z) ** 2), rel=1e-9)
+    mean, second_moment = theory.activation_moments(q, name)
+    assert mean == pytest.approx(expectation(phi), rel=1e-9, abs=1e-14)
+    assert second_moment == pytest.approx(expectation(lambda z: phi(z) ** 2), rel=1e-9)
+
+
+def test_variance_zero_means_the_value_at_zero():
+    assert theory.variance_map(0.0, "sigmoid", 2.0, 0.1) == pytest.approx(2 * 0.25 + 0.1)
+    assert theory.chi(0.0, "relu", 2.0) == pytest.approx(1)  # the limit, though torch calls relu'(0) 0
+
+
+def test_arrays_give_arrays_of_their_shape():
+    q = np.array([[0.1, 1.0, 3.0]])
+    for function in (
+        lambda q: theory.variance_map(q, "tanh", 1.5, 0.1),
+        lambda q: theory.chi(q, "gelu", 1.5),
+        lambda q: theory.saturated_share(q, "tanh"),
+        lambda q: theory.gaussian_expectation(torch.sigmoid, q),
+        lambda q: theory.activation_moments(q, "elu")[1],
+        theory.sigmoid_window_width,
+    ):
+        assert function(q).shape == (1, 3)
+        assert type(function(3.0)) is float
+        assert function(q)[0, 2] == pytest.approx(function(3.0), rel=1e-13)
+
+
+def test_modules_are_left_as_they_are():
+    module = nn.Sequential(nn.PReLU(), nn.ReLU(inplace=True))
+    assert theory.chi(1.0, nn.ReLU(inplace=True), 2.0) == pytest.approx(1.0)
+    state = torch.get_rng_state()
+    with torch.inference_mode():
+        assert theory.chi(1.0, module, 2.0) == pytest.approx(1.0)
+    assert module.training
+    assert module[0].weight.dtype == torch.float32
+    assert module[0].weight.grad is None
+    assert torch.equal(state, torch.get_rng_state())
+    assert theory.chi(1.0, nn.RReLU(), 1.0) == theory.chi(1.0, nn.RReLU(), 1.0)  # random when training
+    assert torch.equal(state, torch.get_rng_state())
+
+
+# --- Properties of the maps --------------------------------------------------------------------------------
+
+
+@for_all(name=names, low=variances, ratio=log_uniform(1.01, 100.0), weight_var=weight_vars)
+def test_variance_map_grows_with_q(name, low, ratio, weight_var):
+    low_image, high_image = theory.variance_map([low, low * ratio], name, weight_var)
+    assert low_image <= high_image * (1 + 1e-12)
+
+
+@for_all(name=names, q=variances, weight_var=weight_vars, bias_var=log_uniform(1e-6, 10.0))
+def test_maps_are_linear_in_the_weight_variance(name, q, weight_var, bias_var):
+    unit = theory.variance_map(q, name, 1.0)
+    assert theory.variance_map(q, name, weight_var, bias_var) == pytest.approx(weight_var * unit + bias_var)
+    assert theory.chi(q, name, weight_var) == pytest.approx(weight_var * theory.chi(q, name, 1.0))
+
+
+@for_all(name=st.sampled_from(["identity", "relu", "leaky_relu", "prelu"]), q=variances, scale=variances)
+def test_homogeneous_activations_scale(name, q, scale):
+    assert theory.variance_map(scale * q, name, 1.3) == pytest.approx(
+        scale * theory.variance_map(q, name, 1.3)
+    )
+    assert theory.chi(scale * q, name, 1.3) == pytest.approx(theory.chi(q, name, 1.3))
+    # phi(z) = z phi'(z), so the forward and the backward factor are the same
+    assert theory.variance_map(q, name, 1.3) == pytest.approx(q * theory.chi(q, name, 1.3))
+
+
+@for_all(q=variances, slope=st.floats(-1.0, 1.0), weight_var=weight_vars)
+def test_leaky_relu_closed_form(q, slope, weight_var):
+    leaky = nn.LeakyReLU(slope)
+    assert theory.chi(q, leaky, weight_var) == pytest.approx(weight_var * (1 + slope**2) / 2, rel=1e-12)
+    assert theory.chi(q, leaky, 2 / (1 + slope**2)) == pytest.approx(1, rel=1e-12)
+
+
+@for_all(q=variances, weight_var=weight_vars)
+def test_bounded_activations_keep_their_bounds(q, weight_var):
+    assert weight_var / 4 < theory.variance_map(q, "sigmoid", weight_var) < weight_var / 2  # a(1 - a) > 0
+    assert 0 < theory.chi(q, "sigmoid", weight_var) <= weight_var / 16 * (1 + 1e-12)
+    assert 0 < theory.variance_map(q, "tanh", weight_var) < weight_var * min(1, q) * (1 + 1e-12)
+    assert 0 < theory.chi(q, "tanh", weight_var) <= weight_var * (1 + 1e-12)
+
+
+@for_all(q=variances, weight_var=weight_vars)
+def test_sigmoid_is_a_scaled_tanh(q, weight_var):
+    # sigmoid(z) = (1 + tanh(z / 2)) / 2
+    tanh_moment = theory.activation_moments(q / 4, "tanh")[1]
+    assert theory.variance_map(q, "sigmoid", weight_var) == pytest.approx(weight_var * (1 + tanh_moment) / 4)
+    assert theory.chi(q, "sigmoid", weight_var) == pytest.approx(theory.chi(q / 4, "tanh", weight_var) / 16)
+
+
+# --- Fixed points ------------------------------------------------------------------------------------------
+
+
+@for_all(
+    name=st.sampled_from(["sigmoid", "tanh"]),
+    weight_var=log_uniform(1.05, 50.0),
+    bias_var=st.one_of(st.just(0.0), log_uniform(1e-6, 10.0)),
+    start=log_uniform(1e-3, 1e3),
+)
+def test_fixed_point_is_fixed_and_reached(name, weight_var, bias_var, start):
+    q = theory.fixed_point(name, weight_var, bias_var, start)
+    assert theory.variance_map(q, name, weight_var, bias_var) == pytest.approx(q, rel=1e-10)
+    trajectory = theory.variance_trajectory(40, name, weight_var, bias_var, start)
+    distance = np.abs(trajectory - q)
+    assert (np.diff(distance) <= 1e-9 * q).all()  # ever closer
+    assert distance[-1] < 0.7 * distance[0] or distance[0] < 1e-6 * q
+
+
+@pytest.mark.parametrize(
+    ("name", "weight_var", "bias_var"),
+    [("sigmoid", 1.0, 0.0), ("tanh", 1 / 3, 0.0), ("tanh", 4.0, 0.5), ("selu", 1.0, 0.0), ("silu", 1.0, 0.3)],
+)
+def test_fixed_point_is_where_iteration_ends(name, weight_var, bias_var):
+    limit = theory.variance_trajectory(1000, name, weight_var, bias_var)[-1]
+    assert theory.fixed_point(name, weight_var, bias_var) == pytest.approx(limit, rel=1e-9, abs=1e-9)
+
+
+@for_all(weight_var=log_uniform(0.05, 1.999), bias_var=log_uniform(1e-6, 10.0), start=log_uniform(1e-6, 1e6))
+def test_relu_fixed_point_closed_form(weight_var, bias_var, start):
+    expected = bias_var / (1 - weight_var / 2)
+    assert theory.fixed_point("relu", weight_var, bias_var, start) == pytest.approx(expected, rel=1e-8)
+
+
+@for_all(start=log_uniform(1e-6, 1e6))
+def test_fixed_point_at_the_ends(start):
+    assert theory.fixed_point("relu", 2.0, start=start) == start
+    assert theory.fixed_point("relu", 1.99, start=start) == 0.0
+    assert theory.fixed_point("relu", 2.01, start=start) == math.inf
+    assert theory.fixed_point("relu", 2.0, 1e-3, start=start) == math.inf
+    assert theory.fixed_point("tanh", 0.9, start=start) == 0.0
+    assert theory.fixed_point("selu", 4.0, 0.5, start=start) == math.inf
+
+
+def test_fixed_point_depends_on_the_start_where_the_map_has_two():
+    # GELU halves small signals and keeps large ones: at weight_var 2.5 small ones die and large ones explode.
+    assert theory.fixed_point("gelu", 2.5, start=0.1) == 0.0
+    assert theory.fixed_point("gelu", 2.5, start=10.0) == math.inf
+
+
+def test_fixed_points_far_from_the_start():
+    assert theory.fixed_point("relu", 2 - 1e-6, 1.0) == pytest.approx(2e6, rel=1e-8)
+    assert theory.fixed_point("sigmoid", 1e-12) == pytest.approx(1e-12 / 4, rel=1e-9, abs=0)
+    assert theory.fixed_point("relu", 1.0, 1e-12) == pytest.approx(2e-12, rel=1e-9, abs=0)
+
+
+def test_fixed_point_does_not_stop_on_a_doubling():
+    assert theory.fixed_point("relu", 1.0, 1.0, start=1.0) == pytest.approx(2.0)
+    assert theory.fixed_point("relu", 1.0, 1.0, start=8.0) == pytest.approx(2.0)
+
+
+# --- Trajectories ------------------------------------------------------------------------------------------
+
+
+@for_all(name=names, weight_var=weight_vars, bias_var=st.floats(0.0, 1.0), first=log_uniform(0.01, 10.0))
+def test_trajectories_are_the_maps_repeated(name, weight_var, bias_var, first):
+    q = theory.variance_trajectory(6, name, weight_var, bias_var, first)
+    norm = theory.gradient_norm_trajectory(6, name, weight_var, bias_var, first)
+    assert q.shape == norm.shape == (6,)
+    assert q[0] == first
+    assert q[1:] == pytest.approx(theory.variance_map(q[:-1], name, weight_var, bias_var))
+    assert norm[-1] == 1
+    # layer l receives the gradient of layer l + 1 through phi'(z_{l+1})
+    assert (norm[:-1] / norm[1:]) ** 2 == pytest.approx(theory.chi(q[1:], name, weight_var))
+
+
+def test_trajectories_of_one_layer():
+    assert theory.variance_trajectory(1, "tanh", 1.0, first=0.3).tolist() == [0.3]
+    assert theory.gradient_norm_trajectory(1, "tanh", 1.0).tolist() == [1.0]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", sorted(theory.ACTIVATIONS))
+def test_trajectories_overflow_and_underflow_in_silence(name):
+    for weight_var in (1e6, 1e-6):
+        q = theory.variance_trajectory(150, name, weight_var)
+        norm = theory.gradient_norm_trajectory(150, name, weight_var)
+        assert not np.isnan(q).any()
+        assert not np.isnan(norm).any()
+    assert q[-1] < 1e-5
+    assert norm[0] < 1e-300
+
+
+# --- Numeric range -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(theory.FORMATS))
+def test_formats_are_those_of_torch(name):
+    numbers, dtype = theory.number_format(name), theory.FORMATS[name]
+    one, two = (torch.tensor(value, dtype=dtype) for value in (1.0, 2.0))
+    assert torch.tensor(numbers.smallest_subnormal, dtype=dtype) > 0
+    assert torch.tensor(numbers.smallest_subnormal, dtype=dtype) / two == 0
+    assert torch.tensor(numbers.largest, dtype=dtype).isfinite()
+    assert (torch.tensor(numbers.largest, dtype=dtype) * two).isinf()
+    assert one + torch.tensor(numbers.epsilon, dtype=dtype) > one
+    assert one + torch.tensor(numbers.epsilon, dtype=dtype) / two == one
+    assert numbers.smallest_normal * numbers.epsilon == numbers.smallest_subnormal
+
+
+def powers(factor: float, count: int) -> torch.Tensor:
+    """(count + 1,): factor**0 .. factor**count in float64."""
+    return torch.tensor([factor**n for n in range(count + 1)], dtype=torch.float64)
+
+
+@for_all(factor=st.floats(0.02, 0.98), name=st.sampled_from(["float16", "bfloat16", "float32"]))
+@example(factor=0.5, name="float16")
+@example(factor=0.25, name="bfloat16")
+@example(factor=0.125, name="float32")
+def test_first_zero_counts_as_torch_does(factor, name):
+    first = theory.first_zero(factor, name)
+    rounded = powers(factor, first).to(theory.FORMATS[name])
+    assert rounded[first] == 0
+    assert (rounded[:first] > 0).all()
+    assert theory.first_zero(-factor, name) == first
+    assert theory.first_overflow(factor, name) is None
+
+
+@for_all(factor=st.floats(1.02, 50.0), name=st.sampled_from(["float16", "bfloat16", "float32"]))
+@example(factor=2.0, name="float16")
+@example(factor=4.0, name="float32")
+@example(factor=65519.0, name="float16")
+@example(factor=65520.0, name="float16")
+def test_first_overflow_counts_as_torch_does(factor, name):
+    first = theory.first_overflow(factor, name)
+    rounded = powers(factor, first).to(theory.FORMATS[name])
+    assert rounded[first].isinf()
+    assert rounded[:first].isfinite().all()
+    assert theory.first_overflow(-factor, name) == first
+    assert theory.first_zero(factor, name) is None
+
+
+@for_all(factor=st.floats(0.1, 0.95))
+@example(factor=2 ** (-1 / 3))  # its powers pass the boundary by a hair
+@example(factor=2 ** (-1 / 5))
+def test_first_zero_of_float64_is_exact(factor):
+    first = theory.first_zero(factor, "float64")
+    assert float(Fraction(factor) ** first) == 0
+    assert float(Fraction(factor) ** (first - 1)) > 0
+
+
+@pytest.mark.parametrize("name", theory.FORMATS)
+def test_boundary_cases_are_decided_exactly(name):
+    # Factors beside the n-th root of the boundary, where n and n + 1 are equally likely: logarithms fail.
+    numbers = theory.number_format(name)
+    half_step = Fraction(numbers.smallest_subnormal) / 2
+    exponent = {"float16": 16, "float64": 1024}.get(name, 128)
+    half_past = Fraction(2) ** exponent * (1 - Fraction(numbers.epsilon) / 4)
+    for n in range(2, 40):
+        root = 2.0 ** ((math.log2(numbers.smallest_subnormal) - 1) / n)
+        for factor in (math.nextafter(root, 0.0), root, math.nextafter(root, 1.0)):
+            first = theory.first_zero(factor, name)
+            assert Fraction(factor) ** first <= half_step < Fraction(factor) ** (first - 1)
+        root = 2.0 ** ((exponent + math.log2(1 - numbers.epsilon / 4)) / n)
+        for factor in (math.nextafter(root, 1.0), root, math.nextafter(root, math.inf)):
+            first = theory.first_overflow(factor, name)
+            assert Fraction(factor) ** first >= half_past > Fraction(factor) ** (first - 1)
+
+
+@for_all(low=st.floats(0.01, 0.98), high=st.floats(0.01, 0.98), name=formats)
+def test_smaller_factors_vanish_sooner(low, high, name):
+    low, high = sorted([low, high])
+    assert theory.first_zero(low, name) <= theory.first_zero(high, name)
+    assert theory.first_overflow(1 / high, name) >= theory.first_overflow(1 / low, name)
+
+
+def test_factors_that_never_get_there():
+    for factor in (1.0, -1.0):
+        assert theory.first_zero(factor, "float16") is None
+        assert theory.first_overflow(factor, "float16") is None
+    assert theory.first_zero(0.0, "float16") == theory.first_zero(1e-300, "float16") == 1
+    assert theory.first_overflow(1e300, "float16") == 1
+    assert theory.first_zero(np.float32(0.25), "float16") == 13
+    assert theory.first_zero(1 - 1e-16, "float16") > 10**17
+
+
+def test_multiplying_in_float16_is_not_rounding_the_power():
+    product, factor = torch.tensor(1.0, dtype=torch.float16), torch.tensor(0.8, dtype=torch.float16)
+    for _ in range(10 * theory.first_zero(0.8, "float16")):
+        product = product * factor
+    assert product == 2 * theory.number_format("float16").smallest_subnormal
+
+
+# --- Products of random matrices ---------------------------------------------------------------------------
+
+
+@for_all(width=st.integers(1, 300), weight_std=log_uniform(0.01, 10.0))
+def test_lyapunov_properties(width, weight_std):
+    exponents = theory.lyapunov_exponents(width, weight_std)
+    assert exponents.shape == (width,)
+    assert (np.diff(exponents) < 0).all()
+    assert exponents - theory.lyapunov_exponents(width, 1.0) == pytest.approx(
+        np.full(width, math.log(weight_std)), abs=1e-12
+    )
+    assert theory.lyapunov_exponents(width, theory.critical_weight_std(width))[0] == pytest.approx(
+        0, abs=1e-12
+    )
+    assert 1 < theory.critical_weight_std(width) * math.sqrt(width) < 1 + 1 / width  # above the wide limit
+
+
+@pytest.mark.parametrize("width", [1, 2, 4, 7])
+def test_lyapunov_exponents_agree_with_simulation(width):
+    # 32 chains of 200 factors; the growth is read off the QR decomposition of factor @ frame. A Gaussian
+    # matrix times an orthogonal one is Gaussian again, so the growths are independent and there is no
+    # transient: the only error is that of the mean over chains, and 4 standard errors of 32 are 1 in 3000.
+    generator = torch.Generator().manual_seed(width)
+    frame = torch.eye(width, dtype=torch.float64).expand(32, width, width)
+    growth = torch.zeros(32, width, dtype=torch.float64)
+    for _ in range(200):
+        factor = torch.randn(32, width, width, dtype=torch.float64, generator=generator)
+        frame, triangle = torch.linalg.qr(0.7 * factor @ frame)
+        growth += triangle.diagonal(dim1=1, dim2=2).abs().log() / 200
+    error = growth.mean(0).numpy() - theory.lyapunov_exponents(width, 0.7)
+    assert (np.abs(error) < 4 * growth.std(0).numpy() / math.sqrt(32)).all()
+
+
+def products(count: int, length: int, weight_std: float, seed: int) -> torch.Tensor:
+    """(count, 4, 4): products of `length` Gaussian 4 x 4 matrices."""
+    generator = torch.Generator().manual_seed(seed)
+    product = torch.eye(4, dtype=torch.float64).expand(count, 4, 4)
+    for _ in range(length):
+        product = weight_std * torch.randn(count, 4, 4, dtype=torch.float64, generator=generator) @ product
+    return product
+
+
+def test_norm_of_a_hundred_and_one_factors():
+    # What grows by 10**24.5 is a vector that passes through. Its log10 is a sum of 101 independent terms
+    # with a standard deviation of 1.75, so the median of 4000 has a standard error of 1.25 * 1.75 /
+    # sqrt(4000) = 0.035. The norm of the product itself is that of its four columns, about 10**25.
+    product = products(4000, 101, 1.0, seed=0)
+    top = 101 * theory.lyapunov_exponents(4, 1.0)[0] / math.log(10)
+    assert product[:, :, 0].norm(dim=1).log10().median() == pytest.approx(top, abs=4 * 0.035)
+    for order in ("fro", 2):
+        assert torch.linalg.matrix_norm(product, order).log10().median() == pytest.approx(25.0, abs=4 * 0.035)
+
+
+def test_critical_std_keeps_the_norm_and_its_neighbours_do_not():
+    critical = theory.critical_weight_std(4)
+    for weight_std in (critical, 0.5, 0.65):
+        growth = products(1000, 200, weight_std, seed=1)[:, :, 0].norm(dim=1).log() / 200
+        error = 4 * float(growth.std()) / math.sqrt(1000)  # independent products: 1 in 16000
+        assert growth.mean() == pytest.approx(math.log(weight_std / critical), abs=error)
+
+
+def test_a_stable_norm_is_not_a_stable_spectrum():
+    length = 20
+    exponents = theory.lyapunov_exponents(4, 1.0)
+    log_condition = torch.linalg.cond(products(2000, length, theory.critical_weight_std(4), seed=2)).log()
+    assert log_condition.mean() / length == pytest.approx(
+        exponents[0] - exponents[-1], rel=0.15
+    )  # O(1 / length)
+    generator = torch.Generator().manual_seed(2)
+    product = torch.eye(4, dtype=torch.float64)
+    for _ in range(length):
+        product = nn.init.orthogonal_(torch.empty(4, 4, dtype=torch.float64), generator=generator) @ product
+    assert torch.linalg.cond(product) == pytest.approx(1, abs=1e-9)
+
+
+# --- Random networks in plain torch ------------------------------------------------------------------------
+
+WIDTH, DEPTH, SEEDS = 300, 16, 12
+INPUT = 9.0  # mean square of the input: far from the fixed points, so that a shift by one layer shows
+INITIALIZATIONS = {  # how torch draws the weights, weight_var and bias_var
+    "xavier": (nn.init.xavier_normal_, 1.0, 0.0),
+    "he": (nn.init.kaiming_normal_, 2.0, 0.0),
+    "pytorch_default": (None, 1 / 3, 1 / (3 * WIDTH)),  # weights and biases from U(-1, 1) / sqrt(fan_in)
+}
+
+
+def simulate(activation: str, initialize, seed: int) -> dict[str, torch.Tensor]:
+    """Mean squares per layer, (DEPTH,), of one random network at one input."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        linears = [nn.Linear(WIDTH, WIDTH, dtype=torch.float64) for _ in range(DEPTH)]
+        x, readout = torch.randn(2, WIDTH, dtype=torch.float64)
+        for linear in linears if initialize else []:
+            initialize(linear.weight)
+            nn.init.zeros_(linear.bias)
+    h, z, outputs = x * (INPUT / x.square().mean()).sqrt(), [], []
+    for linear in linears:
+        z.append(linear(h))
+        h = getattr(torch, activation)(z[-1])
+        outputs.append(h)
+    loss = readout @ h
+    weights = [linear.weight for linear in linears]
+    gradients = torch.autograd.grad(loss, outputs + weights)
+    mean_square = {
+        "variance": z,
+        "activation_gradient": gradients[:DEPTH],
+        "weight_gradient": gradients[DEPTH:],
+    }
+    return {
+        key: torch.stack([t.detach().square().mean() for t in tensors])
+        for key, tensors in mean_square.items()
+    }
+
+
+@pytest.mark.parametrize("initialization", INITIALIZATIONS)
+@pytest.mark.parametrize("activation", ["sigmoid", "tanh", "relu"])
+def test_theory_agrees_with_random_networks(activation, initialization):
+    initialize, weight_var, bias_var = INITIALIZATIONS[initialization]
+    runs = [simulate(activation, initialize, seed) for seed in range(SEEDS)]
+    first = weight_var * INPUT + bias_var
+    q = theory.variance_trajectory(DEPTH, activation, weight_var, bias_var, first)
+    norm = theory.gradient_norm_trajectory(DEPTH, activation, weight_var, bias_var, first)
+    layers = np.arange(1, DEPTH + 1)
+    for key, expected, steps in [("variance", q, layers), ("activation_gradient", norm**2, DEPTH - layers)]:
+        logs = np.log(np.stack([run[key].numpy() for run in runs]))
+        if key == "activation_gradient":
+            logs -= logs[:, -1:]  # relative to the last layer
+        # 4.5 standard errors of the mean over 12 seeds: 1 in 1000 for Student's t with 11 degrees of freedom.
+        # Finite width: a layer's mean square varies by a relative variance of at most 5 / n (He-ReLU), so its
+        # log is lower by half of that per layer, 2.5 / n; chaotic networks have about as much again.
+        tolerance = 4.5 * logs.std(0, ddof=1) / math.sqrt(SEEDS) + 5 * steps / WIDTH
+        assert (np.abs(logs.mean(0) - np.log(expected)) <= tolerance).all(), key
+
+
+def test_relu_weight_gradients_hide_the_shrinking_signals():
+    runs = [simulate("relu", nn.init.xavier_normal_, seed) for seed in range(SEEDS)]
+    ratio = {key: torch.stack([run[key][0] / run[key][-1] for run in runs]).log().numpy() for key in runs[0]}
+    error = {key: 4.5 * values.std(ddof=1) / math.sqrt(SEEDS) for key, values in ratio.items()}
+    steps = DEPTH - 1
+    assert ratio["weight_gradient"].mean() == pytest.approx(
+        0, abs=error["weight_gradient"] + 5 * steps / WIDTH
+    )
+    assert ratio["variance"].mean() == pytest.approx(
+        steps * math.log(2), abs=error["variance"] + 5 * steps / WIDTH
+    )
+    assert ratio["activation_gradient"].mean() < -steps * math.log(2) + 1
+
+
+def test_relu_cosine_agrees_with_a_wide_layer():
+    generator = torch.Generator().manual_seed(0)
+    u, v = torch.randn(2, 8, 100_000, dtype=torch.float64, generator=generator)
+    for cosine in (-1.0, -0.6, 0.0, 0.5, 0.95, 1.0):
+        a, b = torch.relu(u), torch.relu(cosine * u + math.sqrt(1 - cosine**2) * v)
+        measured = nn.functional.cosine_similarity(a, b, dim=1)
+        # 8 seeds of 100 000 units: 5 standard errors of the mean, Student's t with 7 degrees of freedom
+        error = 5 * float(measured.std()) / math.sqrt(8) + 1e-9
+        assert measured.mean() == pytest.approx(theory.relu_cosine_map(cosine), abs=error)
+
+
+def test_log_gradient_norm_varies_by_depth_over_width():
+    # He-ReLU, 300 seeds at once. The log of the squared norm varies by 5 / n per layer (Hanin and Rolnick
+    # 2018), hence that of the norm by 5 / (4 n); 300 seeds know a variance to sqrt(2 / 300) = 8 %.
+    def variance_of_log_norm(depth: int, width: int) -> float:
+        generator = torch.Generator().manual_seed(0)
+        h = torch.randn(300, width, 1, dtype=torch.float64, generator=generator)
+        first = h = h.requires_grad_()
+        for _ in range(depth):
+            weight = torch.randn(300, width, width, dtype=torch.float64, generator=generator)
+            h = torch.relu(weight @ h * math.sqrt(2 / width))
+        readout = torch.randn(300, width, 1, dtype=torch.float64, generator=generator)
+        (gradient,) = torch.autograd.grad((readout * h).sum(), first)
+        return float(gradient.norm(dim=1).log().var()) - 1 / (2 * width)  # less the readout's own variance
+
+    for depth, width in [(8, 32), (16, 32), (16, 64)]:
+        assert variance_of_log_norm(depth, width) == pytest.approx(5 * depth / (4 * width), rel=0.3)
+
+
+# --- Saturation --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "tanh"])
+@pytest.mark.parametrize("weight_var", [4.0, 100.0])
+def test_saturated_share_agrees_with_random_networks(activation, weight_var):
+    def initialize(weight):
+        nn.init.normal_(weight, std=math.sqrt(weight_var / WIDTH))
+
+    supremum = {"sigmoid": 0.25, "tanh": 1.0}[activation]
+    shares = []
+    for seed in range(SEEDS):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            h = nn.functional.normalize(torch.randn(WIDTH, dtype=torch.float64), dim=0) * math.sqrt(WIDTH)
+            for _ in range(5):
+                weight = torch.empty(WIDTH, WIDTH, dtype=torch.float64)
+                initialize(weight)
+                z = (weight @ h).requires_grad_()
+                h = getattr(torch, activation)(z)
+                (slope,) = torch.autograd.grad(h.sum(), z)
+                h = h.detach()
+        shares.append(float((slope < 0.05 * supremum).double().mean()))
+    q = theory.variance_trajectory(5, activation, weight_var, first=weight_var)[-1]
+    # 4.5 standard errors of 12 seeds as above, and 1 / n for the finite width
+    error = 4.5 * np.std(shares, ddof=1) / math.sqrt(SEEDS) + 1 / WIDTH
+    assert np.mean(shares) == pytest.approx(theory.saturated_share(q, activation), abs=error)
+
+
+@for_all(q=variances, threshold=st.floats(0.001, 0.999))
+def test_saturated_share_properties(q, threshold):
+    tanh = theory.saturated_share(q, "tanh", threshold)
+    assert 0 <= tanh <= 1
+    assert theory.saturated_share(4 * q, "sigmoid", threshold) == pytest.approx(
+        tanh
+    )  # tanh(z) = 2 sigmoid(2 z) - 1
+    assert theory.saturated_share(2 * q, "tanh", threshold) >= tanh
+    assert theory.saturated_share(q, "tanh", min(0.9999, threshold * 1.1)) >= tanh
+    edge = math.atanh(math.sqrt(1 - threshold))
+    assert tanh == pytest.approx(math.erfc(edge / math.sqrt(2 * q)), rel=1e-9, abs=1e-300)
+
+
+def test_saturated_share_without_variance_is_none():
+    assert theory.saturated_share(0.0, "sigmoid") == 0.0
+
+
+def slope_times_weight(weight: float, z: float) -> float:
+    return abs(weight) * sigma(z) * sigma(-z)
+
+
+@for_all(weight=log_uniform(4.01, 1e6))
+@example(weight=6.894)
+def test_window_is_where_the_factor_reaches_one(weight):
+    width = theory.sigmoid_window_width(weight)
+    assert theory.sigmoid_window_width(-weight) == width
+    assert slope_times_weight(weight, weight * width / 2) == pytest.approx(1, rel=1e-9)
+    assert slope_times_weight(weight, weight * width / 2 * 0.99) > 1
+    assert slope_times_weight(weight, weight * width / 2 * 1.01) < 1
+    printed = 2 / weight * math.log(weight * (1 + math.sqrt(1 - 4 / weight)) / 2 - 1)
+    assert width == pytest.approx(printed, rel=1e-9)
+    assert width <= theory.widest_sigmoid_window()[1] * (1 + 1e-12)
+
+
+def test_widest_window_is_a_maximum():
+    weight, width = theory.widest_sigmoid_window()
+    assert theory.sigmoid_window_width(weight) == pytest.approx(width, rel=1e-12)
+    assert (theory.sigmoid_window_width([weight * 0.99, weight * 1.01]) < width).all()
+
+
+@for_all(z=st.floats(-30, 30), target=st.floats(0, 1))
+def test_output_delta_is_the_derivative(z, target):
+    logit = torch.tensor(z, dtype=torch.float64, requires_grad=True)
+    goal = torch.tensor(target, dtype=torch.float64)
+    for loss, value in {
+        "squared_error": (torch.sigmoid(logit) - goal) ** 2 / 2,
+        "cross_entropy": nn.functional.binary_cross_entropy_with_logits(logit, goal),
+    }.items():
+        (expected,) = torch.autograd.grad(value, logit)
+        assert theory.output_delta(z, target, loss) == pytest.approx(float(expected), rel=1e-6, abs=1e-14)
+
+
+def test_output_delta_broadcasts_and_keeps_small_numbers():
+    assert theory.output_delta(np.zeros((3, 1)), [0.0, 1.0], "cross_entropy").tolist() == [[0.5, -0.5]] * 3
+    assert theory.output_delta(40.0, 1, "cross_entropy") == pytest.approx(
+        -math.exp(-40), abs=0
+    )  # not 1 - 1 = 0
+    assert (
+        abs(theory.output_delta(-10.0, 1.0, "squared_error"))
+        < 1e-4
+        < theory.output_delta(10.0, 0.0, "cross_entropy")
+    )
+
+
+# --- Bad input: one sentence each --------------------------------------------------------------------------
+
+NAN, INF = math.nan, math.inf
+NAMES = "must be one of identity, sigmoid, tanh, relu, leaky_relu, prelu, elu, selu, gelu, silu"
+FORMATS = "must be one of float16, bfloat16, float32, float64"
+NUMBER = "must be a finite number, but"
+POSITIVE = "must be a finite number > 0, but"
+VARIANCE = "must be a finite number >= 0, but"
+VARIANCES = "must be a finite number >= 0, or a non-empty array of them, but"
+COUNT = "must be an integer >= 1, but"
+SHAPE = "The function must return a tensor of its input's shape (768,), but gave"
+
+BAD_INPUT = [  # error, sentence, function, arguments
+    (ValueError, f"activation {NAMES}, but 'swish' was given.", theory.activation_module, "swish"),
+    (ValueError, f"activation {NAMES}, but None was given.", theory.activation_module, None),
+    (ValueError, f"activation {NAMES}, but 'swish' was given.", theory.chi, 1.0, "swish", 1.0),
+    (
+        TypeError,
+        f"activation {NAMES} or a torch callable, but 3 was given.",
+        theory.variance_map,
+        1.0,
+        3,
+        1.0,
+    ),
+    (ValueError, f"{SHAPE} torch.Size([]).", theory.variance_map, 1.0, torch.sum, 1.0),
+    (ValueError, f"{SHAPE} float.", theory.gaussian_expectation, lambda z: 1.0),
+    (
+        TypeError,
+        "function must be a torch callable, but 'tanh' was given.",
+        theory.gaussian_expectation,
+        "tanh",
+    ),
+    (ValueError, f"variance {VARIANCES} -1.0 was given.", theory.gaussian_expectation, torch.tanh, -1.0),
+    (ValueError, f"q {VARIANCES} nan was given.", theory.variance_map, NAN, "tanh", 1.0),
+    (ValueError, f"q {VARIANCES} [1.0, inf] was given.", theory.chi, [1.0, INF], "tanh", 1.0),
+    (ValueError, f"q {VARIANCES} [] was given.", theory.chi, [], "tanh", 1.0),
+    (TypeError, f"q {VARIANCES} '1' was given.", theory.chi, "1", "tanh", 1.0),
+    (TypeError, f"q {VARIANCES} [[1], [1, 2]] was given.", theory.chi, [[1], [1, 2]], "tanh", 1.0),
+    (ValueError, f"q {VARIANCES} -1 was given.", theory.activation_moments, -1, "tanh"),
+    (ValueError, f"weight_var {VARIANCE} -2.0 was given.", theory.chi, 1.0, "tanh", -2.0),
+    (TypeError, f"weight_var {VARIANCE} True was given.", theory.chi, 1.0, "tanh", True),
+    (ValueError, f"weight_var {VARIANCE} nan was given.", theory.variance_map, 1.0, "tanh", NAN),
+    (ValueError, f"bias_var {VARIANCE} -0.1 was given.", theory.variance_map, 1.0, "tanh", 1.0, -0.1),
+    (TypeError, f"bias_var {VARIANCE} '0' was given.", theory.variance_map, 1.0, "tanh", 1.0, "0"),
+    (ValueError, f"start {POSITIVE} 0.0 was given.", theory.fixed_point, "tanh", 1.0, 0.0, 0.0),
+    (ValueError, f"weight_var {VARIANCE} -1.0 was given.", theory.fixed_point, "tanh", -1.0),
+    (ValueError, f"depth {COUNT} 0 was given.", theory.variance_trajectory, 0, "tanh", 1.0),
+    (TypeError, f"depth {COUNT} 2.0 was given.", theory.variance_trajectory, 2.0, "tanh", 1.0),
+    (ValueError, f"weight_var {VARIANCE} -1.0 was given.", theory.variance_trajectory, 1, "tanh", -1.0),
+    (ValueError, f"bias_var {VARIANCE} -1.0 was given.", theory.variance_trajectory, 1, "tanh", 1.0, -1.0),
+    (ValueError, f"first {VARIANCE} -1.0 was given.", theory.variance_trajectory, 3, "tanh", 1.0, 0.0, -1.0),
+    (ValueError, f"depth {COUNT} 0 was given.", theory.gradient_norm_trajectory, 0, "tanh", 1.0),
+    (ValueError, f"activation {NAMES}, but '' was given.", theory.gradient_norm_trajectory, 3, "", 1.0),
+    (ValueError, f"width {COUNT} 0 was given.", theory.lyapunov_exponents, 0, 1.0),
+    (ValueError, f"weight_std {POSITIVE} 0.0 was given.", theory.lyapunov_exponents, 4, 0.0),
+    (TypeError, f"width {COUNT} True was given.", theory.critical_weight_std, True),
+    (ValueError, f"number format {FORMATS}, but 'fp8' was given.", theory.number_format, "fp8"),
+    (ValueError, f"number format {FORMATS}, but 'half' was given.", theory.first_zero, 1.0, "half"),
+    (ValueError, f"number format {FORMATS}, but 16 was given.", theory.first_overflow, 0.5, 16),
+    (ValueError, f"factor {NUMBER} nan was given.", theory.first_zero, NAN, "float16"),
+    (TypeError, f"factor {NUMBER} '0.5' was given.", theory.first_zero, "0.5", "float16"),
+    (ValueError, f"factor {NUMBER} inf was given.", theory.first_overflow, INF, "float16"),
+    (ValueError, "cosine must be from -1 to 1, but 1.5 was given.", theory.relu_cosine_map, 1.5),
+    (ValueError, f"cosine {NUMBER} nan was given.", theory.relu_cosine_map, NAN),
+    (
+        ValueError,
+        "activation must be one of sigmoid, tanh, but 'relu' was given.",
+        *(theory.saturated_share, 1.0, "relu"),
+    ),
+    (ValueError, f"q {VARIANCES} -1.0 was given.", theory.saturated_share, -1.0, "tanh"),
+    (
+        ValueError,
+        "threshold must be between 0 and 1, but 1.0 was given.",
+        *(theory.saturated_share, 1.0, "tanh", 1.0),
+    ),
+    (
+        ValueError,
+        "weight must be a finite number, or a non-empty array of them, but nan was given.",
+        *(theory.sigmoid_window_width, NAN),
+    ),
+    (
+        ValueError,
+        "loss must be one of squared_error, cross_entropy, but 'hinge' was given.",
+        *(theory.output_delta, 1.0, 0.0, "hinge"),
+    ),
+    (
+        ValueError,
+        "z must be a finite number, or a non-empty array of them, but nan was given.",
+        *(theory.output_delta, NAN, 0.0, "cross_entropy"),
+    ),
+    (
+        ValueError,
+        "target must be a finite number from 0 to 1, or a non-empty array of them, but 2 was given.",
+        *(theory.output_delta, 1.0, 2, "cross_entropy"),
+    ),
+    (
+        ValueError,
+        "z and target must broadcast, but their shapes (2,) and (3,) were given.",
+        *(theory.output_delta, [1.0, 2.0], [0.0, 1.0, 0.0], "cross_entropy"),
+    ),
+    (
+        ValueError,
+        "The function must be defined on all real numbers, but it gave NaN at variance 2.0.",
+        *(theory.gaussian_expectation, torch.log, 2.0),
+    ),
+    (
+        ValueError,
+        "The activation must be differentiable by autograd, but it returned no graph.",
+        *(theory.chi, 1.0, torch.ones_like, 1.0),
+    ),
+]
+
+
+@pytest.mark.parametrize("case", BAD_INPUT, ids=[f"{case[2].__name__}: {case[1][:40]}" for case in BAD_INPUT])
+def test_bad_input_gets_one_sentence(case):
+    error, sentence, function, *arguments = case
+    with pytest.raises(error) as caught:
+        function(*arguments)
+    assert str(caught.value) == sentence

@@ -1,0 +1,1 @@
+"""The shared package of the course Gradients in Depth: ten small modules, one job each."""

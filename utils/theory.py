@@ -1,0 +1,450 @@
+"""The closed forms of the course: what a product, a random layer or a saturated unit should do.
+
+Throughout, `q` is the variance of a pre-activation z ~ N(0, q), `weight_var` is Var(W_ij) * fan_in and
+`bias_var` is the variance of a bias. Networks are infinitely wide; weights and biases are independent with
+mean 0. Functions of `q` (and of a single weight) also take an array, and then return one of its shape.
+"""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from scipy.optimize import brentq
+from scipy.special import digamma, expit, ndtr
+from torch import nn
+
+TensorFunction = Callable[[torch.Tensor], torch.Tensor]
+Activation = str | TensorFunction
+Values = float | np.ndarray
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "identity": nn.Identity,
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "prelu": nn.PReLU,
+    "elu": nn.ELU,
+    "selu": nn.SELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+}
+FORMATS: dict[str, torch.dtype] = {
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float32": torch.float32,
+    "float64": torch.float64,
+}
+OUTPUT_LOSSES = ("squared_error", "cross_entropy")
+
+
+# --- What is allowed, in one sentence each -----------------------------------------------------------------
+
+
+def _check_choice(what: str, value: object, allowed: tuple[str, ...]) -> None:
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{what} must be one of {', '.join(allowed)}, but {value!r} was given.")
+
+
+def _check_number(what: str, value: object, above: float = -math.inf, *, or_equal: bool = False) -> None:
+    def sentence() -> str:
+        bound = "" if above == -math.inf else f" {'>=' if or_equal else '>'} {above:g}"
+        return f"{what} must be a finite number{bound}, but {value!r} was given."
+
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(sentence())
+    if not math.isfinite(value) or not (value > above or (or_equal and value == above)):
+        raise ValueError(sentence())
+
+
+def _check_count(what: str, value: object) -> None:
+    sentence = f"{what} must be an integer >= 1, but {value!r} was given."
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(sentence)
+    if value < 1:
+        raise ValueError(sentence)
+
+
+def _numbers(what: str, value: ArrayLike, low: float = -math.inf, high: float = math.inf) -> np.ndarray:
+    """The value, a number or an array, as a float64 array."""
+
+    def sentence() -> str:  # only on demand: printing an array costs more than integrating over it
+        above = f" >= {low:g}" if low > -math.inf else ""
+        bound = f" from {low:g} to {high:g}" if high < math.inf else above
+        allowed = f"a finite number{bound}, or a non-empty array of them"
+        return f"{what} must be {allowed}, but {value!r} was given."
+
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(sentence()) from None
+    if array.dtype.kind not in "iuf":
+        raise TypeError(sentence())
+    if array.size == 0 or not (np.isfinite(array) & (array >= low) & (array <= high)).all():
+        raise ValueError(sentence())
+    return array.astype(float)
+
+
+def _plain(array: np.ndarray) -> Values:
+    return array.item() if array.ndim == 0 else array
+
+
+# --- Activations and Gaussian averages ---------------------------------------------------------------------
+
+
+def activation_module(name: str) -> nn.Module:
+    """A new module of the named activation, with PyTorch's default arguments.
+
+    Raises ValueError, which lists the names, when the name is unknown.
+    """
+    _check_choice("activation", name, tuple(ACTIVATIONS))
+    return ACTIVATIONS[name]()
+
+
+def _as_function(activation: Activation) -> TensorFunction:
+    """The activation as a plain float64 function: a module is copied, so that the caller's stays as it is."""
+    if isinstance(activation, str):
+        activation = activation_module(activation)
+    if isinstance(activation, nn.Module):
+        with torch.inference_mode(False):  # autograd refuses parameters that were made in inference mode
+            return copy.deepcopy(activation).double().eval().forward
+    if not callable(activation):
+        names = ", ".join(ACTIVATIONS)
+        raise TypeError(
+            f"activation must be one of {names} or a torch callable, but {activation!r} was given."
+        )
+    return activation
+
+
+def _evaluate(function: TensorFunction, z: torch.Tensor) -> torch.Tensor:
+    values = function(z.clone())  # a copy, because the function may work in place
+    if getattr(values, "shape", None) != z.shape:
+        given = getattr(values, "shape", type(values).__name__)
+        raise ValueError(
+            f"The function must return a tensor of its input's shape {(*z.shape,)}, but gave {given}."
+        )
+    return values
+
+
+def _derivative(function: TensorFunction) -> TensorFunction:
+    """phi', by automatic differentiation."""
+
+    def slope(z: torch.Tensor) -> torch.Tensor:
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            values = _evaluate(function, z)
+            if not values.requires_grad:
+                raise ValueError(
+                    "The activation must be differentiable by autograd, but it returned no graph."
+                )
+            return torch.autograd.grad(values.sum(), z)[0]
+
+    return slope
+
+
+@cache
+def _gaussian_nodes() -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights of E[f(x)], x ~ N(0, 1): 16 Gauss-Legendre points on each of 48 panels.
+
+    The panels halve in size towards 0, so that a kink at 0 falls between panels and a step as narrow as
+    1e-6 is still resolved (Gauss-Hermite points are too sparse for both). Beyond 12 lies a mass of 4e-33.
+    """
+    points, weights = np.polynomial.legendre.leggauss(16)
+    edges = np.concatenate([[0.0], 12.0 * 2.0 ** np.arange(-23, 1)])
+    half = np.diff(edges)[:, None] / 2
+    x = (edges[:-1, None] + half * (1 + points)).ravel()
+    w = (half * weights).ravel() * np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
+    return np.concatenate([-x[::-1], x]), np.concatenate([w[::-1], w])
+
+
+def gaussian_expectation(function: TensorFunction, variance: ArrayLike = 1.0) -> Values:
+    """E[function(z)] for z ~ N(0, variance), by piecewise Gauss-Legendre quadrature.
+
+    `function` works elementwise on a float64 tensor. Smooth functions, functions with a kink or jump at 0,
+    and steps as narrow as sqrt(variance) / 1e6 are integrated to about 1e-14; a kink elsewhere costs digits.
+    Raises TypeError or ValueError when the function is not callable, changes the shape or gives NaN, and
+    when a variance is negative or not finite.
+    """
+    variance = _numbers("variance", variance, low=0.0)
+    if not callable(function):
+        raise TypeError(f"function must be a torch callable, but {function!r} was given.")
+    nodes, weights = _gaussian_nodes()
+    with torch.inference_mode(False), torch.no_grad():
+        values = _evaluate(function, torch.from_numpy(np.multiply.outer(np.sqrt(variance), nodes)))
+    with np.errstate(over="ignore"):  # inf is the answer
+        expectation = values.double().numpy() @ weights
+    if np.isnan(expectation).any():
+        raise ValueError(
+            f"The function must be defined on all real numbers, but it gave NaN at variance {variance}."
+        )
+    return _plain(np.asarray(expectation))
+
+
+# --- 1. Products -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class NumberFormat:
+    """The range of a binary floating-point format (IEEE 754-2019; bfloat16 has float32's exponent)."""
+
+    name: str
+    smallest_subnormal: float
+    smallest_normal: float
+    largest: float
+    epsilon: float
+
+
+def number_format(name: str) -> NumberFormat:
+    """The range of float16, bfloat16, float32 or float64; raises ValueError for another name."""
+    _check_choice("number format", name, tuple(FORMATS))
+    info = torch.finfo(FORMATS[name])
+    return NumberFormat(name, info.smallest_normal * info.eps, info.smallest_normal, info.max, info.eps)
+
+
+def _first_power_beyond(factor: float, boundary: Fraction) -> int:
+    """Smallest n >= 1 at which factor**n has reached the boundary, which lies on the factor's side of 1."""
+    log2_boundary = math.log2(boundary.numerator) - math.log2(boundary.denominator)
+    exponent = log2_boundary / math.log2(factor)
+    nearest = max(round(exponent), 1)
+    if abs(exponent - nearest) > 1e-9 or nearest > 100_000:
+        return max(math.ceil(exponent), 1)
+    power = Fraction(factor) ** nearest  # too close for logarithms: decide exactly
+    return nearest if power == boundary or (power < boundary) == (factor < 1) else nearest + 1
+
+
+def first_zero(factor: float, format_name: str) -> int | None:
+    """First n at which factor**n, rounded once into the format, is exactly 0; None when |factor| >= 1.
+
+    That is |factor|**n <= smallest_subnormal / 2, for ties go to the even neighbour, 0 (IEEE 754-2019).
+    Multiplying step by step in the format is something else: there every product is rounded, and among
+    subnormals it can be rounded back up. In float16 the powers of 0.8 then never get to 0: two subnormal
+    steps times 0.8 are 1.6 steps, which round to two again.
+    Raises TypeError or ValueError when the factor is not a finite number or the format is unknown.
+    """
+    _check_number("factor", factor)
+    factor = abs(float(factor))
+    boundary = Fraction(number_format(format_name).smallest_subnormal) / 2
+    if factor >= 1:
+        return None
+    return _first_power_beyond(factor, boundary) if factor > 0 else 1
+
+
+def first_overflow(factor: float, format_name: str) -> int | None:
+    """First n at which factor**n, rounded once into the format, is infinite; None when |factor| <= 1.
+
+    That is |factor|**n at or past the middle between the largest number and what would be the next one, a
+    power of two: ties go to the even neighbour, here infinity (IEEE 754-2019).
+    Raises TypeError or ValueError when the factor is not a finite number or the format is unknown.
+    """
+    _check_number("factor", factor)
+    factor, numbers = abs(float(factor)), number_format(format_name)
+    next_step = Fraction(2) ** math.frexp(numbers.largest)[1]  # where the next number would be
+    boundary = (Fraction(numbers.largest) + next_step) / 2
+    return _first_power_beyond(factor, boundary) if factor > 1 else None
+
+
+def lyapunov_exponents(width: int, weight_std: float) -> np.ndarray:
+    """Growth per factor of the log singular values of a product of iid Gaussian matrices.
+
+    Returns (width,), in nats, largest first: (ln 2 + digamma(k / 2)) / 2 + ln weight_std, k = width .. 1, for
+    matrices (width, width) with entries N(0, weight_std**2) (Newman 1986). The first is that of the norm.
+    Raises TypeError or ValueError unless width is an integer >= 1 and weight_std > 0.
+    """
+    _check_count("width", width)
+    _check_number("weight_std", weight_std, 0.0)
+    return (math.log(2) + digamma(np.arange(width, 0, -1) / 2)) / 2 + math.log(weight_std)
+
+
+def critical_weight_std(width: int) -> float:
+    """The weight_std at which the norm of the Gaussian product neither grows nor shrinks (Newman 1986).
+
+    Tends to 1 / sqrt(width) for large widths, from above.
+    Raises TypeError or ValueError unless width is an integer >= 1.
+    """
+    return math.exp(-lyapunov_exponents(width, 1.0)[0])
+
+
+# --- 2. Variance and gradient maps -------------------------------------------------------------------------
+
+
+def activation_moments(q: ArrayLike, activation: Activation) -> tuple[Values, Values]:
+    """(E[phi(z)], E[phi(z)**2]) for z ~ N(0, q).
+
+    Raises TypeError or ValueError when q is negative or not finite, or on a bad activation.
+    """
+    q = _numbers("q", q, low=0.0)
+    function = _as_function(activation)
+    return gaussian_expectation(function, q), gaussian_expectation(lambda z: function(z) ** 2, q)
+
+
+def variance_map(q: ArrayLike, activation: Activation, weight_var: float, bias_var: float = 0.0) -> Values:
+    """Variance one layer on: weight_var * E[phi(z)**2] + bias_var, z ~ N(0, q) (Poole et al. 2016).
+
+    Raises TypeError or ValueError when a variance is negative or not finite, or on a bad activation.
+    """
+    q = _numbers("q", q, low=0.0)
+    _check_number("weight_var", weight_var, 0.0, or_equal=True)
+    _check_number("bias_var", bias_var, 0.0, or_equal=True)
+    function = _as_function(activation)
+    return weight_var * gaussian_expectation(lambda z: function(z) ** 2, q) + bias_var
+
+
+def chi(q: ArrayLike, activation: Activation, weight_var: float) -> Values:
+    """Factor per layer on the mean squared gradient: weight_var * E[phi'(z)**2], z ~ N(0, q).
+
+    Below 1 gradients vanish, above 1 they explode (Schoenholz et al. 2017). At q = 0 it is the limit from
+    above, because phi' may jump there.
+    Raises TypeError or ValueError when a variance is negative or not finite, or on a bad activation.
+    """
+    q = _numbers("q", q, low=0.0)
+    _check_number("weight_var", weight_var, 0.0, or_equal=True)
+    slope = _derivative(_as_function(activation))
+    return weight_var * gaussian_expectation(lambda z: slope(z) ** 2, np.maximum(q, 1e-300))
+
+
+def fixed_point(
+    activation: Activation, weight_var: float, bias_var: float = 0.0, start: float = 1.0
+) -> float:
+    """The variance that variance_map, applied again and again from `start`, tends to (Poole et al. 2016).
+
+    Returns inf when it diverges and 0.0 when it dies. The map must grow with q, as it does for every name in
+    ACTIVATIONS: then the variances move one way only, up to the next root of variance_map(q) = q, which
+    bracketing finds in a few evaluations also where iteration takes millions (tanh near weight_var = 1).
+    Raises TypeError or ValueError when a variance is negative or not finite, when start is 0, or on a bad
+    activation.
+    """
+    _check_number("start", start, 0.0)
+    function = _as_function(activation)
+
+    def gain(q: float) -> float:
+        return variance_map(q, function, weight_var, bias_var) - q
+
+    change = gain(start)
+    if abs(change) <= 1e-12 * start:  # every variance is a fixed point of ReLU with weight_var 2
+        return float(start)
+    sign = 1 if change > 0 else -1
+    floor = 0.0 if gain(0.0) > 0 else 1e-10
+    ceiling = 1e12 * max(1.0, start, weight_var, bias_var)
+    near = far = float(start)
+    while (progress := sign * gain(far)) > -1e-12 * far:  # until clearly on the other side of the root
+        if progress > 0:
+            near = far
+        far *= 2.0**sign
+        if far > ceiling:
+            return math.inf
+        if far < floor:
+            return 0.0
+    return float(brentq(gain, min(near, far), max(near, far), xtol=1e-300, rtol=1e-14))
+
+
+def variance_trajectory(
+    depth: int, activation: Activation, weight_var: float, bias_var: float = 0.0, first: float = 1.0
+) -> np.ndarray:
+    """Variances q_1 .. q_depth of the pre-activations, q_1 = first (Poole et al. 2016).
+
+    Returns (depth,), inf from the layer at which float64 overflows. Raises TypeError or ValueError unless
+    depth is an integer >= 1 and the variances are finite and >= 0, or on a bad activation.
+    """
+    _check_count("depth", depth)
+    _check_number("first", first, 0.0, or_equal=True)
+    _check_number("weight_var", weight_var, 0.0, or_equal=True)
+    _check_number("bias_var", bias_var, 0.0, or_equal=True)
+    function = _as_function(activation)
+    variances = [float(first)]
+    while len(variances) < depth:
+        q = variances[-1]
+        variances.append(variance_map(q, function, weight_var, bias_var) if math.isfinite(q) else q)
+    return np.array(variances)
+
+
+def gradient_norm_trajectory(
+    depth: int, activation: Activation, weight_var: float, bias_var: float = 0.0, first: float = 1.0
+) -> np.ndarray:
+    """RMS activation gradient of layers 1 .. depth relative to the last (Schoenholz et al. 2017).
+
+    Returns (depth,): entry l is the product of sqrt(chi(q_k)), k = l + 1 .. depth, so the last is 1. Layers
+    are equally wide; q_k is variance_trajectory with the same arguments. Raises as variance_trajectory.
+    """
+    function = _as_function(activation)
+    variances = variance_trajectory(depth, function, weight_var, bias_var, first).clip(max=1e300)
+    factors = np.sqrt(chi(variances, function, weight_var))
+    with np.errstate(over="ignore"):
+        return np.cumprod([1.0, *factors[:0:-1]])[::-1].copy()  # from the last layer back; q_1 is not needed
+
+
+def relu_cosine_map(cosine: float) -> float:
+    """Cosine between the ReLU outputs for two inputs whose pre-activations have the given cosine.
+
+    The arc-cosine kernel of degree 1 (Cho and Saul 2009), without biases. Applied layer after layer it tends
+    to 1, whatever the scale of the weights.
+    Raises TypeError or ValueError unless the cosine is a number from -1 to 1.
+    """
+    _check_number("cosine", cosine)
+    if abs(cosine) > 1:
+        raise ValueError(f"cosine must be from -1 to 1, but {cosine!r} was given.")
+    return (math.sqrt(1 - cosine**2) + cosine * (math.pi - math.acos(cosine))) / math.pi
+
+
+# --- 3. Saturation -----------------------------------------------------------------------------------------
+
+
+def saturated_share(q: ArrayLike, activation: str, threshold: float = 0.05) -> Values:
+    """Share of units with |phi'(z)| < threshold * sup|phi'|, z ~ N(0, q), for sigmoid or tanh.
+
+    phi' / sup|phi'| is 1 / cosh(z)**2 for tanh and 1 / cosh(z / 2)**2 for sigmoid, so |z| has to pass
+    arccosh(1 / sqrt(threshold)), or twice that (Glorot and Bengio 2010 show the saturation).
+    Raises TypeError or ValueError when q < 0, threshold is not between 0 and 1, or for another activation.
+    """
+    q = _numbers("q", q, low=0.0)
+    _check_choice("activation", activation, ("sigmoid", "tanh"))
+    _check_number("threshold", threshold)
+    if not 0 < threshold < 1:
+        raise ValueError(f"threshold must be between 0 and 1, but {threshold!r} was given.")
+    edge = math.acosh(1 / math.sqrt(threshold)) * (2 if activation == "sigmoid" else 1)
+    return _plain(np.asarray(2 * ndtr(-edge / np.sqrt(np.maximum(q, 1e-300)))))
+
+
+def sigmoid_window_width(weight: ArrayLike) -> Values:
+    """Length of the interval of inputs a where |weight * sigmoid'(weight * a + bias)| >= 1.
+
+    sigmoid'(z) = 1 / (4 cosh(z / 2)**2), hence 4 / |w| * arccosh(sqrt(|w|) / 2), which is the same as
+    2 / |w| * ln(|w| * (1 + sqrt(1 - 4 / |w|)) / 2 - 1) (Nielsen 2015, chapter 5). It is 0.0 for |w| <= 4.
+    Raises TypeError or ValueError when a weight is not a finite number.
+    """
+    w = np.maximum(np.abs(_numbers("weight", weight)), 4.0)
+    return _plain(np.asarray(4 / w * np.arccosh(np.sqrt(w) / 2)))
+
+
+def widest_sigmoid_window() -> tuple[float, float]:
+    """(weight, width) of the widest window of sigmoid_window_width (Nielsen 2015, chapter 5).
+
+    With w = 4 cosh(u)**2 the width is u / cosh(u)**2, which is largest where 2 u tanh(u) = 1.
+    """
+    u = brentq(lambda u: 2 * u * math.tanh(u) - 1, 0.0, 2.0)
+    return 4 * math.cosh(u) ** 2, u / math.cosh(u) ** 2
+
+
+def output_delta(z: ArrayLike, target: ArrayLike, loss: str) -> Values:
+    """dloss/dz of a sigmoid output a = sigmoid(z), elementwise (Nielsen 2015, chapter 3).
+
+    "squared_error", (a - target)**2 / 2, gives (a - target) * a * (1 - a): it vanishes when the unit is
+    saturated, right or wrong. "cross_entropy" gives a - target: it does not. `z` and `target` broadcast.
+    Raises TypeError or ValueError for another loss, and unless z is finite and the targets are from 0 to 1.
+    """
+    _check_choice("loss", loss, OUTPUT_LOSSES)
+    z, target = _numbers("z", z), _numbers("target", target, low=0.0, high=1.0)
+    try:
+        np.broadcast_shapes(z.shape, target.shape)
+    except ValueError:
+        shapes = f"{z.shape} and {target.shape}"
+        raise ValueError(f"z and target must broadcast, but their shapes {shapes} were given.") from None
+    active, inactive = expit(z), expit(-z)  # inactive is 1 - a, without its cancellation
+    error = (1 - target) * active - target * inactive
+    return _plain(np.asarray(error * active * inactive if loss == "squared_error" else error))
