@@ -21,7 +21,7 @@ help: ## Show this list
 	@sed -n 's/^\([a-z]*\): .*## /make \1@/p' Makefile | awk -F@ '{ printf "%-16s %s\n", $$1, $$2 }'
 
 lab: environment ## Open JupyterLab on the first lesson (installs what it needs the first time)
-	@$(MAKE) --no-print-directory $(TRUSTED)
+	@$(MAKE) --silent $(TRUSTED)
 	$(RUN) -m jupyter lab --ServerApp.root_dir=. $(LAB_ARGS) notebooks/00_start_here.ipynb
 
 test: environment ## Run the whole suite: units, every notebook, every explorer in a browser
@@ -44,21 +44,22 @@ clean: ## Remove the environment and all caches
 # upgraded) is made anew; one that was interrupted is continued.
 environment:
 	@test ! -e $(INSTALLED) || $(RUN) -I -c "import importlib.util as i, pathlib as p, sys; \
-		sys.exit(p.Path(i.find_spec('utils').origin).resolve().parents[1] != p.Path.cwd().resolve())" \
+		sys.exit(p.Path(i.find_spec('utils').submodule_search_locations[0]).resolve() != p.Path('utils').resolve())" \
 		2>/dev/null || rm -rf $(VENV)
-	@$(MAKE) --no-print-directory $(INSTALLED)
+	@$(MAKE) --silent $(INSTALLED)
 
 $(INSTALLED): requirements.txt pyproject.toml
-	@command -v $(PYTHON) >/dev/null || \
+	command -v $(PYTHON) >/dev/null || \
 		{ echo "The course needs Python 3.11 or newer, and there is no $(PYTHON) here." >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("The course needs Python 3.11 or newer, and \
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("The course needs Python 3.11 or newer, and \
 	$(PYTHON) is %d.%d. Name a newer one: make lab PYTHON=python3.12" % sys.version_info[:2])'
+	echo "Installing what the course needs into $(VENV) (once; a few minutes) ..."
 	$(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -r requirements.txt
-	$(RUN) -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --no-deps --editable .
-	@touch $@
+	$(RUN) -m pip install --disable-pip-version-check $(PIP_ARGS) -r requirements.txt
+	$(RUN) -m pip install --disable-pip-version-check --quiet $(PIP_ARGS) --no-deps --editable .
+	touch $@
 
 # JupyterLab runs the pictures of a stored notebook only when the notebook is trusted.
 $(TRUSTED): $(INSTALLED) $(wildcard notebooks/*.ipynb)
-	@$(RUN) -m jupyter trust $(wildcard notebooks/*.ipynb) >/dev/null
-	@touch $@
+	$(RUN) -m jupyter trust $(wildcard notebooks/*.ipynb) >/dev/null
+	touch $@
