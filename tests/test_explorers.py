@@ -161,7 +161,7 @@ def dashboard() -> explorers.Explorer:
     )
 
 
-@pytest.mark.parametrize("make", [explorers.chain, explorers.deep_network, dashboard])
+@pytest.mark.parametrize("make", [explorers.chain, explorers.matrix_chain, explorers.deep_network, dashboard])
 @pytest.mark.filterwarnings("error")
 def test_every_corner_of_every_explorer_draws_and_speaks(make):
     explorer = make()
@@ -189,3 +189,30 @@ def test_deep_network_measures_what_theory_says(activation, gain):
 def test_chain_finds_where_a_format_gives_up():
     explorer = explorers.chain().set(factor=0.25, depth=100, number_format="float16")
     assert f"0 from factor {theory.first_zero(0.25, 'float16')} on" in explorer.sentence
+
+
+def test_chain_says_when_a_product_is_stuck_among_subnormals():
+    explorer = explorers.chain().set(factor=0.8, depth=100, number_format="float16")
+    assert "stuck at 1.19e-07 from factor 71 on" in explorer.sentence
+    explorer.set(number_format="bfloat16")
+    assert "14% off" in explorer.sentence
+    explorer.set(number_format="float32")
+    assert "within 1 %" in explorer.sentence
+
+
+@pytest.mark.parametrize("width", [2, 4, 32])
+def test_matrix_chain_measures_the_lyapunov_exponents(width):
+    explorer = explorers.matrix_chain().set(width=width)
+    (ax,) = explorer._figure.axes
+    for line, expected in zip(
+        ax.lines[:2], theory.lyapunov_exponents(width, width**-0.5)[[0, -1]], strict=True
+    ):
+        measured = np.log(line.get_ydata()[-1])
+        assert abs(measured - 100 * expected) < 3 * np.sqrt(
+            100 * 1.3
+        )  # a log chi wanders by up to 1.1 a step
+
+
+def test_orthogonal_matrices_keep_every_singular_value():
+    explorer = explorers.matrix_chain().set(kind="orthogonal", gain=1.0, width=8)
+    assert "a condition number of 1 " in explorer.sentence

@@ -221,14 +221,24 @@ def chain() -> Explorer:
                 plots.guide(ax, limit, f"{word} {number_format}")
         ax.set(xlabel="factors multiplied", ylabel="product", xlim=(0, longest + 1))
         plots.snap(ax, (1e-12, 1e12), (1e-65, 1e65))
-        lost = next((n for n, value in zip(steps, kept, strict=True) if value == 0 or np.isinf(value)), None)
-        start = f"{factor:.3g} multiplied {depth} times is {factor**depth:.3g}."
-        if lost is None:
-            share = kept[-1] / factor**depth
-            close = f"keeps {kept[-1]:.3g}" if abs(share - 1) > 0.01 else "keeps it to within 1 %"
-            return f"{start} {number_format} {close}."
-        held = "0" if kept[lost - 1] == 0 else "infinity"
-        return f"{start} {number_format} holds {held} from factor {lost} on."
+        gone = (kept == 0) | np.isinf(kept)
+        if gone.any():  # a log axis has no place for 0, so the marks simply end there
+            lost, held = steps[gone][0], "infinity" if np.isinf(kept[gone][0]) else "0"
+            plots.guide(ax, lost, f"{held} from factor {lost} on", vertical=True)
+        exact = factor**depth
+        start = f"{factor:.3g} multiplied {depth} times is {exact:.3g}."
+        if gone.any():
+            return f"{start} {number_format} holds {held} from factor {lost} on."
+        stuck = np.flatnonzero(kept == kept[-1])[0]
+        if factor != 1 and stuck < depth - 1:
+            return (
+                f"{start} {number_format} is stuck at {kept[-1]:.3g} from factor {steps[stuck]} on: among "
+                "its last few numbers every product is rounded back up."
+            )
+        error = abs(kept[-1] / exact - 1)
+        if error < 0.01:
+            return f"{start} {number_format} keeps it to within 1 %."
+        return f"{start} {number_format} keeps {kept[-1]:.3g}, which is {error:.0%} off."
 
     controls = {
         "depth": Slider("depth", range(1, longest + 1), 50, "factors"),
@@ -237,10 +247,68 @@ def chain() -> Explorer:
     }
     tries = (
         "Set the local derivative to 0.25, a sigmoid's maximum. Where does float16 hold 0? And float32?",
-        "Find the derivative that survives 100 factors in float16. How narrow is the range?",
-        "Choose bfloat16 and then float16 at 0.5: which of them gives up first, and why?",
+        "Choose float16 and depth 100: between which two local derivatives does the product survive?",
+        "Choose 0.5 and change from float16 to bfloat16: both have 16 bits. What did bfloat16 give up?",
+        "Choose float16 and 0.8, and raise the depth past 70: what do the marks do? Is it good news?",
     )
     return Explorer(controls, figure, draw, tries, legend="upper left")
+
+
+def matrix_chain() -> Explorer:
+    """Lesson 01: a product of random matrices, its largest and smallest singular value, beside theory.
+
+    width x gain x kind of matrix, 100 factors, 8 seeds, in float64. The matrices are drawn once; the gain
+    scales them (Gaussian entries of standard deviation gain / sqrt(width), or an orthogonal matrix).
+    """
+    longest, seeds = 100, 8
+    steps = np.arange(1, longest + 1)
+    figure = _figure()
+
+    @functools.lru_cache(maxsize=16)
+    def measured(width: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
+        shape = (longest, width, width)
+        draws = [data.gaussian_batch(longest * width, width, seed).reshape(shape) for seed in range(seeds)]
+        matrices = torch.stack(draws) / width**0.5
+        if kind == "orthogonal":
+            matrices = torch.linalg.qr(matrices).Q
+        # Smaller than 1e-16 of the largest, a singular value is lost in rounding: that of the inverse is not.
+        inverses = torch.linalg.inv(matrices).mT
+        norms = [
+            torch.linalg.matrix_norm(signals.matrix_products(m), 2).numpy() for m in (matrices, inverses)
+        ]
+        return norms[0], 1 / norms[1]
+
+    def draw(axes: list[Axes], width: int, gain: float, kind: str) -> str:
+        (ax,) = axes
+        largest, smallest = (values * gain**steps for values in measured(width, kind))
+        rates = theory.lyapunov_exponents(width, gain / width**0.5)[[0, -1]]
+        if kind == "orthogonal":
+            rates = np.full(2, np.log(gain))
+        plots.curve(steps, largest, label="largest singular value", log_y=True, ax=ax)
+        plots.curve(steps, smallest, label="smallest singular value", log_y=True, ax=ax)
+        plots.curve(steps, np.exp(rates[0] * steps), label="theory", kind="theory", ax=ax)
+        plots.curve(steps, np.exp(rates[1] * steps), kind="theory", ax=ax)
+        ax.set(xlabel="matrices multiplied", ylabel="singular value", xlim=(0, longest + 1))
+        plots.snap(ax, (1e-40, 1e40), (1e-160, 1e40))
+        ends = [float(np.median(values[:, -1])) for values in (largest, smallest)]
+        return (
+            f"{longest} {kind} matrices of width {width}, gain {gain:.3g} (entries of standard deviation "
+            f"{gain / width**0.5:.3g}): the largest singular value is {ends[0]:.2g}, the smallest "
+            f"{ends[1]:.2g}, a condition number of {ends[0] / ends[1]:.2g} (medians of {seeds} seeds). "
+            f"Theory: factors of {np.exp(rates[0]):.3g} and {np.exp(rates[1]):.3g} per matrix."
+        )
+
+    controls = {
+        "width": Choice("width", {str(n): n for n in (2, 4, 8, 16, 32)}, 4),
+        "gain": Slider("gain", np.round(np.arange(0.5, 2.01, 0.05), 2).tolist(), 1.0),
+        "kind": Choice("matrices", {"Gaussian": "Gaussian", "orthogonal": "orthogonal"}, "Gaussian"),
+    }
+    tries = (
+        "Look for the gain at which the largest singular value stays near 1, at width 2, 4 and 32.",
+        "Keep that gain and watch the smallest singular value: does any gain save both?",
+        "Change to orthogonal matrices. Which gain is right now, and how exact must it be?",
+    )
+    return Explorer(controls, figure, draw, tries, legend="lower left")
 
 
 def deep_network(activations: Sequence[str] = ("sigmoid", "tanh"), gain: float = 1.0) -> Explorer:
