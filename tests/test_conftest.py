@@ -1,0 +1,71 @@
+"""A machine without a Chromium: skips that say what to do, and failures where nobody would read them."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SUITE = """
+import os
+import pytest
+
+@pytest.mark.browser
+def test_a_slider():
+    pass
+
+@pytest.mark.browser
+def test_that_skips_by_itself():
+    pytest.skip("no slider")
+
+@pytest.mark.skip(reason="not today")
+def test_other():
+    pass
+
+def test_what_kernels_inherit():
+    assert os.environ["TQDM_DISABLE"] == os.environ["OMP_NUM_THREADS"] == "1"
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Runs a suite with the course's conftest, on a machine that has a Chromium or none."""
+
+    def run(chromium: str | None, **environment: str) -> str:
+        shutil.copy(ROOT / "conftest.py", tmp_path)
+        (tmp_path / "pyproject.toml").write_text("[tool.pytest.ini_options]\nmarkers = ['browser: x']\n")
+        (tmp_path / "test_suite.py").write_text(SUITE)
+        (tmp_path / "tests" / "browser").mkdir(parents=True)
+        (tmp_path / "tests" / "browser" / "lab.py").write_text(
+            f"def find_chromium():\n    return {chromium!r}\n"
+        )
+        command = [sys.executable, "-m", "pytest", "-rsfp", "-p", "no:cacheprovider", "-p", "no:nbval"]
+        clean = {name: value for name, value in os.environ.items() if name not in ("CI", "TQDM_DISABLE")}
+        clean = {name: value for name, value in clean.items() if not name.startswith("PYTEST")}
+        done = subprocess.run(command, cwd=tmp_path, env=clean | environment, capture_output=True, text=True)
+        return done.stdout
+
+    return run
+
+
+def test_without_a_chromium_browser_tests_are_skipped_with_advice(run):
+    said = run(None)
+    assert "1 passed, 3 skipped" in said
+    assert "apt install chromium" in said
+    assert "CHROMIUM=/path/to/chromium make test" in said
+
+
+def test_in_ci_a_skipped_browser_test_is_a_failure(run):
+    said = run(None, CI="true")
+    assert "1 passed, 1 skipped, 2 errors" in said
+    assert "may not be skipped in CI" in said
+    assert "apt install chromium" in said
+
+
+def test_with_a_chromium_only_what_skips_by_itself_fails_in_ci(run):
+    said = run("/usr/bin/chromium", CI="true")
+    assert "1 failed, 2 passed, 1 skipped" in said
+    assert "no slider" in said
