@@ -1,8 +1,9 @@
 """One training loop for every network of the course."""
 
+import copy
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -121,6 +122,7 @@ def train(
                 for start in starts:
                     batch = order[start : start + batch_size]
                     _, loss = _loss(model, loss_fn, data.train_inputs[batch], data.train_targets[batch])
+                    _check_differentiable(loss)
                     _clear_gradients(model, optimizer)
                     loss.backward()
                     train_loss.append(loss.item())
@@ -150,6 +152,180 @@ def train(
         gradient_norms=np.array(gradient_norms) if record_gradients else None,
         stopped=stopped,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """What `sweep` saw: the figures of `History` for every learning rate (first axis) and seed (second axis).
+
+    learning_rates       (rates,)
+    seeds                (seeds,)
+    train_loss           (rates, seeds, steps)
+    steps_per_epoch      as in `History`
+    validation_loss      (rates, seeds, epochs + 1)
+    validation_accuracy  (rates, seeds, epochs + 1), or None
+    layer_names          as in `History`
+    gradient_norms       (rates, seeds, steps, layers), or None
+
+    A run whose loss is NaN or infinite keeps its place: its figures are NaN from there on.
+    """
+
+    learning_rates: tuple[float, ...]
+    seeds: tuple[int, ...]
+    train_loss: np.ndarray
+    steps_per_epoch: int
+    validation_loss: np.ndarray
+    validation_accuracy: np.ndarray | None
+    layer_names: tuple[str, ...]
+    gradient_norms: np.ndarray | None
+
+    @property
+    def loss_by_epoch(self) -> np.ndarray:
+        """(rates, seeds, epochs): training loss, the mean over the steps of each epoch."""
+        rates, seeds, steps = self.train_loss.shape
+        return self.train_loss.reshape(rates, seeds, steps // self.steps_per_epoch, -1).mean(axis=-1)
+
+    @property
+    def best(self) -> int:
+        """Row of the learning rate with the lowest training loss in the last epoch, median over the seeds."""
+        last = self.loss_by_epoch[:, :, -1]
+        return int(np.argmin(np.median(np.where(np.isfinite(last), last, np.inf), axis=1)))
+
+
+def sweep(
+    make_model: Callable[[int], nn.Module],
+    data: Split,
+    *,
+    learning_rates: Sequence[float],
+    seeds: Sequence[int],
+    loss_fn: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    optimizer: str = "sgd",
+    epochs: int,
+    batch_size: int = 64,
+    record_gradients: bool = False,
+) -> Sweep:
+    """Train `make_model(seed)` at every learning rate and from every seed, all of them side by side.
+
+    Gives what `train(make_model(seed), data, learning_rate=rate, seed=seed, ...)` gives for each pair, but
+    for rounding and for the draws of dropout, in a fraction of the time: a small network spends most of its
+    time between the sums, not in them. The models must differ in values only, and are not changed.
+    Other arguments and errors as in `train`; `optimizer` must be a name.
+    """
+    if not callable(make_model):
+        raise TypeError(f"make_model must be a function of a seed, got {type(make_model).__name__}.")
+    if not isinstance(data, Split):
+        raise TypeError(
+            f"data must be a utils.data.Split, such as digits() returns, got {type(data).__name__}."
+        )
+    if not callable(loss_fn):
+        raise TypeError(f"loss_fn must be a function of (outputs, targets), got {loss_fn!r}.")
+    if not len(learning_rates) or not len(seeds):
+        raise ValueError("learning_rates and seeds must each hold at least one number, got an empty list.")
+    rates = tuple(check_number("learning_rates", rate, at_least=0) for rate in learning_rates)
+    check_choice("optimizer", optimizer, OPTIMIZERS)
+    check_integer("epochs", epochs, at_least=1)
+    check_integer("batch_size", batch_size, at_least=1)
+    check_flag("record_gradients", record_gradients)
+    shuffling = [seeded_generator(seed) for seed in seeds]
+    models = [make_model(seed) for seed in seeds]
+    for model in models:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"make_model must return an nn.Module, got {type(model).__name__}.")
+    try:
+        parameters, buffers = torch.func.stack_module_state(models * len(rates))
+    except (AttributeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"make_model must return modules that differ in values only, but: {reason}"
+        ) from None
+    one = copy.deepcopy(models[0])  # its code; the values come from the stacks
+    _evaluate(one, loss_fn, data)  # alone it names shapes as the caller knows them
+    trainable = {name: stack for name, stack in parameters.items() if stack.requires_grad}
+    if not trainable:
+        raise ValueError(
+            "The model must have a parameter that requires a gradient; there is nothing to train."
+        )
+    # Each learning rate is a group of the optimizer, which works on views of the stacks, in place.
+    views = [
+        [nn.Parameter(part) for part in stack.detach().chunk(len(rates))] for stack in trainable.values()
+    ]
+    groups = [
+        {"params": list(group), "lr": rate}
+        for group, rate in zip(zip(*views, strict=True), rates, strict=True)
+    ]
+    stepper = OPTIMIZERS[optimizer](groups, lr=rates[0])
+    weights = [name for name, stack in trainable.items() if stack.ndim >= 3]
+    n_train = len(data.train_inputs)
+    starts = range(0, n_train, batch_size)
+    if n_train > 1 and n_train % batch_size == 1:
+        starts = starts[:-1]  # as in `train`
+
+    def run(state: tuple[dict, dict], inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        return _loss(lambda x: torch.func.functional_call(one, state, (x,)), loss_fn, inputs, targets)
+
+    side_by_side = torch.func.vmap(run, in_dims=(0, 0, 0), randomness="different")
+    on_same_data = torch.func.vmap(run, in_dims=(0, None, None), randomness="different")
+
+    def evaluate() -> tuple[Tensor, Tensor | None]:
+        one.eval()
+        targets = data.validation_targets
+        with torch.no_grad():
+            outputs, loss = on_same_data((parameters, buffers), data.validation_inputs, targets)
+        if targets.is_floating_point() or outputs.ndim != targets.ndim + 2:
+            return loss, None
+        right = outputs.argmax(dim=2) == targets
+        return loss, right.double().flatten(1).mean(dim=1)
+
+    train_loss, gradient_norms = [], []
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.default_generator.manual_seed(int(seeds[0]))
+        validation = [evaluate()]
+        for _ in _progress(epochs):
+            one.train()
+            orders = torch.stack([torch.randperm(n_train, generator=g) for g in shuffling]).repeat(
+                len(rates), 1
+            )
+            for start in starts:
+                batch = orders[:, start : start + batch_size]
+                inputs, targets = data.train_inputs[batch], data.train_targets[batch]
+                _, loss = side_by_side((parameters, buffers), inputs, targets)
+                _check_differentiable(loss)
+                found = torch.autograd.grad(loss.sum(), list(trainable.values()), allow_unused=True)
+                for parts, gradient in zip(views, found, strict=True):
+                    slices = [None] * len(rates) if gradient is None else gradient.chunk(len(rates))
+                    for part, part_gradient in zip(parts, slices, strict=True):
+                        part.grad = part_gradient
+                train_loss.append(loss.detach())
+                if record_gradients:
+                    gradients = dict(zip(trainable, found, strict=True))
+                    gradient_norms.append(
+                        torch.stack([_norms(gradients[name], loss) for name in weights], dim=1)
+                    )
+                stepper.step()
+            validation.append(evaluate())
+
+    def by_rate_and_seed(stacks: Sequence[Tensor]) -> np.ndarray:
+        values = torch.stack(tuple(stacks), dim=1).double()
+        return values.reshape(len(rates), len(seeds), *values.shape[1:]).numpy()
+
+    losses, accuracies = zip(*validation, strict=True)
+    return Sweep(
+        learning_rates=rates,
+        seeds=tuple(int(seed) for seed in seeds),
+        train_loss=by_rate_and_seed(train_loss),
+        steps_per_epoch=len(starts),
+        validation_loss=by_rate_and_seed(losses),
+        validation_accuracy=None if accuracies[0] is None else by_rate_and_seed(accuracies),
+        layer_names=tuple(name.removesuffix(".weight") for name in weights),
+        gradient_norms=by_rate_and_seed(gradient_norms) if record_gradients else None,
+    )
+
+
+def _norms(gradient: Tensor | None, loss: Tensor) -> Tensor:
+    """The norm of each model's gradient; NaN without one. `loss` (models,) says how many there are."""
+    if gradient is None:
+        return torch.full(loss.shape, math.nan, dtype=torch.float64)
+    return torch.linalg.vector_norm(gradient.flatten(1), dim=1, dtype=torch.float64)
 
 
 def _optimizer(
@@ -205,11 +381,14 @@ def _loss(model: nn.Module, loss_fn: Callable, inputs: Tensor, targets: Tensor) 
     if not isinstance(loss, Tensor) or loss.ndim > 0:
         kind = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise TypeError(f"loss_fn must return one number as a tensor of shape (), got {kind}.")
-    if torch.is_grad_enabled() and not loss.requires_grad:
+    return outputs, loss
+
+
+def _check_differentiable(loss: Tensor) -> None:
+    if not loss.requires_grad:
         raise ValueError(
             "The loss must depend on the model's parameters through torch operations, it does not."
         )
-    return outputs, loss
 
 
 def _evaluate(model: nn.Module, loss_fn: Callable, data: Split) -> tuple[float, float | None]:
