@@ -191,8 +191,10 @@ def to_html(figure: Figure, *, text: str | None = None, fallback: str = "") -> s
 def wrap(svg: str, text: str, fallback: str = "") -> str:
     """An `<svg>` element as an accessible picture; see `to_html`."""
     alternative = html.escape(text, quote=True)
-    image = f'<img alt="" src="data:image/png;base64,{fallback}">' if fallback else ""
-    return f'<div class="gid-picture" role="img" aria-label="{alternative}">{svg}{image}</div>'
+    image = f'<img alt="{alternative}" src="data:image/png;base64,{fallback}">' if fallback else ""
+    # Where the SVG's tags are stripped, its words stay behind: the size 0 hides them, and only them.
+    drawing = f'<div style="font-size:0">{svg}</div>'
+    return f'<div class="gid-picture" role="img" aria-label="{alternative}">{drawing}{image}</div>'
 
 
 class Canvas:

@@ -150,6 +150,8 @@ def test_stored_lesson_is_legible_in_both_themes_and_untrusted(page, address, le
             shown = picture.locator("img:visible, svg:visible")
             assert shown.count() == 1
             assert shown.bounding_box()["height"] > 100
+            leftovers = picture.locator("> div").bounding_box()["height"]
+            assert leftovers < 5 or picture.locator("svg").count(), "words of the stripped SVG show"
     assert pictures >= 1
 
 
