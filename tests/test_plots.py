@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from utils import networks, pictures, plots, signals
-from utils.training import History
+from utils.training import History, Sweep
 
 
 @pytest.fixture(autouse=True)
@@ -179,3 +179,13 @@ def test_a_dashboard_of_overflowed_signals_is_drawn():
     ))  # fmt: skip
     axes = plots.dashboard(sick, np.full(6, math.nan))
     assert "SPECTRUM" in pictures.to_html(axes[0].figure)
+
+
+def test_sweeps_are_drawn_at_their_own_best_learning_rate(ax):
+    loss = np.array([[[2.0, 2.0, 1.0, 1.0]] * 3, [[2.0, 2.0, 0.5, 0.1], [2, 2, 0.2, 0.2], [2, 2, 9.0, 9.0]]])
+    run = Sweep((0.1, 1.0), (0, 1, 2), loss, 2, loss[..., :3], None, ("readout",), None)
+    plots.sweeps({"deep": run}, chance=2.3, ax=ax)
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), [2, 0.3])  # median over seeds of each epoch's mean
+    assert ax.get_legend().get_texts()[0].get_text() == "deep (rate 1)"
+    assert [text.get_text() for text in ax.texts] == ["guessing: 2.3"]
+    assert ax.get_yscale() == "log"

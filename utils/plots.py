@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from utils import pictures
 from utils.signals import FORMATS, Signals
 from utils.theory import activation_module
-from utils.training import History
+from utils.training import History, Sweep
 
 KINDS = ("measured", "theory", "line")
 
@@ -117,6 +117,27 @@ def losses(histories: Mapping[str, History], *, ax: Axes | None = None, chance: 
         loss = np.convolve(history.train_loss, np.ones(window) / window, mode="valid")
         epochs = history.steps[window - 1 :] / history.steps_per_epoch
         curve(epochs, loss, label=label, xlabel="epoch", ylabel="training loss", kind="line", ax=ax)
+    if chance is not None:
+        guide(ax, chance, f"guessing: {chance:.3g}")
+    return ax
+
+
+def sweeps(
+    runs: Mapping[str, Sweep], *, log_y: bool = True, chance: float | None = None, ax: Axes | None = None
+) -> Axes:
+    """Training loss by epoch, each sweep at its own best learning rate, which the legend names.
+
+    Median and range over the seeds; `chance` draws a guide.
+    """
+    ax = ax or plt.subplots()[1]
+    for label, run in runs.items():
+        loss = run.loss_by_epoch[run.best]
+        epochs = np.arange(1, loss.shape[1] + 1)
+        label = f"{label} (rate {run.learning_rates[run.best]:g})"
+        curve(
+            epochs, loss, label=label, xlabel="epoch", ylabel="training loss", kind="line", log_y=log_y, ax=ax
+        )
+    ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     if chance is not None:
         guide(ax, chance, f"guessing: {chance:.3g}")
     return ax
