@@ -1,22 +1,35 @@
 """What every test of the course shares, the notebooks included."""
 
 import os
+import tempfile
 
 import pytest
 from hypothesis import settings
+from nbval.kernel import RunningKernel
 
-# Kernels inherit this: no progress bars in outputs, and one thread, because two workers share the machine.
+# Kernels inherit this: no progress bars in outputs; one thread, because two workers share the machine; and
+# nobody's personal settings.
 os.environ.update(TQDM_DISABLE="1", OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+os.environ.pop("MPLBACKEND", None)
+_ipython = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+os.environ["IPYTHONDIR"] = _ipython.name
 
 # Property tests try the same examples everywhere, and a slow machine is not a failure.
 settings.register_profile("course", deadline=None, derandomize=True)
 settings.load_profile("course")
 
-
 NO_CHROMIUM = (
     "There is no Chromium here. Install one (Debian and Ubuntu: apt install chromium; elsewhere Chromium or "
     "Google Chrome from its own site), or say where it is: CHROMIUM=/path/to/chromium make test"
 )
+
+
+def _execute_as_a_notebook_does(self: RunningKernel, source: str, allow_stdin: bool | None = None) -> str:
+    return self.kc.execute(source, allow_stdin=allow_stdin, stop_on_error=False)
+
+
+# nbval keeps cells out of the history, and there IPython looks for the `;` that silences a cell.
+RunningKernel.execute_cell_input = _execute_as_a_notebook_does
 
 
 def pytest_runtest_setup(item):

@@ -1,4 +1,4 @@
-"""A machine without a Chromium: skips that say what to do, and failures where nobody would read them."""
+"""How the tests themselves run: without a Chromium, in CI, and notebooks under strict nbval."""
 
 import os
 import shutil
@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from notebooks.build import build
 
 ROOT = Path(__file__).parent.parent
 SUITE = """
@@ -69,3 +71,45 @@ def test_with_a_chromium_only_what_skips_by_itself_fails_in_ci(run):
     said = run("/usr/bin/chromium", CI="true")
     assert "1 failed, 2 passed, 1 skipped" in said
     assert "no slider" in said
+
+
+LESSON = """# %%
+from IPython.display import display
+
+said = f"It falls to {1 / 100}."
+path, png = f"M{1 / 8} 0", "data:image/png;base64,A" + "A=="
+picture = f'<div aria-label="{said}"><svg><path d="{path}"/></svg><img src="{png}"></div>'
+display({"text/html": picture, "text/plain": said}, raw=True)
+print(f"{1 / 3:.3f}")
+
+# %%
+1 + 1;
+"""
+
+
+@pytest.mark.slow
+def test_strict_nbval_compares_words_and_numbers_and_no_drawing(tmp_path):
+    (tmp_path / "lesson.py").write_text(LESSON)
+    build(tmp_path / "lesson.py", tmp_path / "good.ipynb")
+    good = (tmp_path / "good.ipynb").read_text()
+    changed = {
+        "other_path": good.replace("M0.125", "M0.126"),
+        "other_png": good.replace("AA==", "AB=="),
+        "other_number": good.replace("0.333", "0.334"),
+        "other_sentence": good.replace('label=\\"It falls', 'label=\\"It rises'),
+        "forgotten_semicolon": good.replace("1 + 1;", "1 + 1"),
+    }
+    for name, text in changed.items():
+        assert text != good
+        (tmp_path / f"{name}.ipynb").write_text(text)
+    shutil.copy(ROOT / "conftest.py", tmp_path)
+    options = [
+        "--nbval",
+        "--nbval-current-env",
+        f"--nbval-sanitize-with={ROOT / 'tests' / 'nbval_sanitize.cfg'}",
+    ]
+    command = [sys.executable, "-m", "pytest", "-rf", "--color=no", "-p", "no:cacheprovider", *options]
+    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stdout
+    failed = {line.split()[1].split(".")[0] for line in said.splitlines() if line.startswith("FAILED")}
+    assert failed == {"other_number", "other_sentence", "forgotten_semicolon"}
+    assert "9 passed" in said
