@@ -203,14 +203,11 @@ def test_chain_says_when_a_product_is_stuck_among_subnormals():
 @pytest.mark.parametrize("width", [2, 4, 32])
 def test_matrix_chain_measures_the_lyapunov_exponents(width):
     explorer = explorers.matrix_chain().set(width=width)
-    (ax,) = explorer._figure.axes
-    for line, expected in zip(
-        ax.lines[:2], theory.lyapunov_exponents(width, width**-0.5)[[0, -1]], strict=True
-    ):
-        measured = np.log(line.get_ydata()[-1])
-        assert abs(measured - 100 * expected) < 3 * np.sqrt(
-            100 * 1.3
-        )  # a log chi wanders by up to 1.1 a step
+    axes, rates = explorer._figure.axes, theory.lyapunov_exponents(width, width**-0.5)[[0, -1]]
+    for ax, expected in zip(axes, rates, strict=True):
+        measured = np.log(ax.lines[0].get_ydata()[-1])
+        # The log of a stretch has a variance of at most 1.23 (width 1), and this is a median of 8 seeds.
+        assert abs(measured - 100 * expected) < 3 * np.sqrt(100 * 1.23 * 1.57 / 8)
 
 
 def test_orthogonal_matrices_keep_every_singular_value():

@@ -262,7 +262,7 @@ def matrix_chain() -> Explorer:
     """
     longest, seeds = 100, 8
     steps = np.arange(1, longest + 1)
-    figure = _figure()
+    figure = _figure(1, 2)
 
     @functools.lru_cache(maxsize=16)
     def measured(width: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
@@ -279,22 +279,20 @@ def matrix_chain() -> Explorer:
         return norms[0], 1 / norms[1]
 
     def draw(axes: list[Axes], width: int, gain: float, kind: str) -> str:
-        (ax,) = axes
-        largest, smallest = (values * gain**steps for values in measured(width, kind))
+        ends = [values * gain**steps for values in measured(width, kind)]
         rates = theory.lyapunov_exponents(width, gain / width**0.5)[[0, -1]]
         if kind == "orthogonal":
             rates = np.full(2, np.log(gain))
-        plots.curve(steps, largest, label="largest singular value", log_y=True, ax=ax)
-        plots.curve(steps, smallest, label="smallest singular value", log_y=True, ax=ax)
-        plots.curve(steps, np.exp(rates[0] * steps), label="theory", kind="theory", ax=ax)
-        plots.curve(steps, np.exp(rates[1] * steps), kind="theory", ax=ax)
-        ax.set(xlabel="matrices multiplied", ylabel="singular value", xlim=(0, longest + 1))
-        plots.snap(ax, (1e-40, 1e40), (1e-160, 1e40))
-        ends = [float(np.median(values[:, -1])) for values in (largest, smallest)]
+        for ax, values, rate, end in zip(axes, ends, rates, ("largest", "smallest"), strict=True):
+            plots.curve(steps, values, label="median and range", log_y=True, ax=ax)
+            plots.curve(steps, np.exp(rate * steps), label="theory", kind="theory", ax=ax)
+            ax.set(xlabel="matrices", ylabel=f"{end} singular value", xlim=(0, longest + 1))
+            plots.snap(ax, (1e-15, 1e15), (1e-40, 1e40), (1e-75, 1e25), (1e-160, 1e40))
+        largest, smallest = (float(np.median(values[:, -1])) for values in ends)
         return (
             f"{longest} {kind} matrices of width {width}, gain {gain:.3g} (entries of standard deviation "
-            f"{gain / width**0.5:.3g}): the largest singular value is {ends[0]:.2g}, the smallest "
-            f"{ends[1]:.2g}, a condition number of {ends[0] / ends[1]:.2g} (medians of {seeds} seeds). "
+            f"{gain / width**0.5:.3g}): the largest singular value is {largest:.2g}, the smallest "
+            f"{smallest:.2g}, a condition number of {largest / smallest:.2g} (medians of {seeds} seeds). "
             f"Theory: factors of {np.exp(rates[0]):.3g} and {np.exp(rates[1]):.3g} per matrix."
         )
 
