@@ -191,3 +191,15 @@ def test_log_ticks_exist_within_one_decade():
     pictures.log_scale(ax.yaxis)
     ax.set_ylim(1.1, 1.9)
     assert sum(1.1 <= tick <= 1.9 for tick in ax.yaxis.get_majorticklocs()) >= 3
+
+
+def test_numbers_in_words_keep_their_digits():
+    with mpl.rc_context(pictures.STYLE):
+        figure = Figure()
+        ax = figure.subplots()
+        ax.plot([0, 1], [0.0101, 0.0149], label="slope 0.8944")
+        ax.set(yticks=[0.0125], xlabel="0.1234 and 0.5678")
+        ax.legend()
+    html = pictures.to_html(figure)
+    assert all(f">{text}<" in html for text in ("slope 0.8944", "0.0125", "0.1234 and 0.5678"))
+    assert not re.search(r"\d\.\d{3}", " ".join(re.findall(r' d="([^"]*)"', html)))

@@ -272,7 +272,8 @@ def _tidy(document: str, prefix: str) -> str:
     drawing = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", drawing, flags=re.DOTALL)
     drawing = re.sub(r'<g id="[^"]*"', "<g", drawing)
     drawing = re.sub(r' transform="rotate\(-0 [^"]*"|font-family: [^;"]*; ', "", drawing)
-    drawing = re.sub(r"(\.\d\d)\d+", r"\1", drawing)  # a hundredth of a pixel is enough
+    # A hundredth of a pixel is enough; what stands between tags is text, and stays.
+    drawing = re.sub(r"(>[^<]*<)|(\.\d\d)\d+", r"\1\2", drawing)
     drawing = re.sub(r'(\bid="|xlink:href="#|url\(#)', rf"\g<1>{prefix}", drawing)
     return re.sub(r"\s*\n\s*", " ", drawing).replace(INK, "currentColor")
 
