@@ -26,6 +26,12 @@ def ax():
     return plt.subplots()[1]
 
 
+def test_the_words_say_how_many_seeds_and_how_far_they_spread(ax):
+    plots.curve([1, 2], [[1, 10], [1, 30], [1, 20]], label="norm", ax=ax)
+    words = pictures.description(ax.figure)
+    assert "norm (median of 3 seeds, at the end 10 to 30): from 1 at 1 to 20 at 2." in words
+
+
 def test_seeds_become_a_median_and_their_range(ax):
     values = np.array([[1.0, 10.0], [2.0, 30.0], [9.0, 20.0]])
     assert plots.curve([1, 2], values, label="three seeds", ax=ax) is ax

@@ -69,13 +69,13 @@ STYLE = {
     "ytick.labelsize": 12,
 }
 
-_descriptions: weakref.WeakKeyDictionary[Axes, str] = weakref.WeakKeyDictionary()
+_descriptions: weakref.WeakKeyDictionary[Artist, str] = weakref.WeakKeyDictionary()
 
 
-def describe(ax: Axes, text: str) -> Axes:
-    """Say in words what `ax` shows; the figure's text alternative is made of these sentences."""
-    _descriptions[ax] = text
-    return ax
+def describe(drawn: Artist, text: str) -> Artist:
+    """Say in words what axes show, for the figure's text alternative; of a line, what its points are."""
+    _descriptions[drawn] = text
+    return drawn
 
 
 def description(figure: Figure) -> str:
@@ -103,6 +103,8 @@ def _describe_line(line: Line2D, ax: Axes) -> str:
     known = np.isfinite(x) & np.isfinite(y)
     if not label or not known.any():
         return ""
+    if line in _descriptions:
+        label += f" ({_descriptions[line]})"
     x, y = x[known], y[known]
     if len(x) == 1:
         return f"{label}: {y[0]:.2g} at {x[0]:.3g}."

@@ -66,7 +66,10 @@ def curve(
     if len(seeds) > 1:
         low, high = np.nanmin(seeds[:, known], axis=0), np.nanmax(seeds[:, known], axis=0)
         ax.fill_between(x[known], low, high, color=style["color"], alpha=0.22, linewidth=0)
-    ax.plot(x, middle, label=label or "_", **style)
+    (line,) = ax.plot(x, middle, label=label or "_", **style)
+    if len(seeds) > 1:
+        ends = f", at the end {low[-1]:.2g} to {high[-1]:.2g}" if low.size else ""
+        pictures.describe(line, f"median of {len(seeds)} seeds{ends}")
     return _legend(ax)
 
 
