@@ -11,6 +11,7 @@ import pytest
 from notebooks.build import build
 
 ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.slow
 SUITE = """
 import os
 import pytest
@@ -87,7 +88,6 @@ print(f"{1 / 3:.3f}")
 """
 
 
-@pytest.mark.slow
 def test_strict_nbval_compares_words_and_numbers_and_no_drawing(tmp_path):
     (tmp_path / "lesson.py").write_text(LESSON)
     build(tmp_path / "lesson.py", tmp_path / "good.ipynb")

@@ -11,6 +11,7 @@ import io
 import re
 import statistics
 import warnings
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -504,6 +505,7 @@ def test_a_text_that_was_changed_in_one_place_only_is_named():
     assert texts_that_differ(stored, script) == ["4 cells in the notebook, 3 in the script"]
 
 
+@cache
 def drawn(shift: float = 0.0, *, color: int = 0, size: tuple[int, int] = (6, 3)) -> str:
     from matplotlib.figure import Figure
 
