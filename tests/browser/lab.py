@@ -135,7 +135,8 @@ class Notebook:
         self.page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
         done = """() => { const cells = window.jupyterapp.shell.currentWidget.content.widgets
           .filter(cell => cell.model.type === 'code' && cell.model.sharedModel.source.trim());
-          return cells.every(cell => Number.isInteger(cell.model.executionCount)
+          const failed = cells.some(cell => cell.model.outputs.toJSON().some(o => o.output_type === 'error'));
+          return failed || cells.every(cell => Number.isInteger(cell.model.executionCount)
             && cell.model.executionState !== 'running'); }"""
         self.page.wait_for_function(done, timeout=timeout * 1000)
         self.page.wait_for_function(READY, timeout=timeout * 1000)
