@@ -318,7 +318,12 @@ def deep_network(activations: Sequence[str] = ("sigmoid", "tanh"), gain: float =
     longest, width = 100, 128
     figure = _figure()
     weights = data.gaussian_batch(longest * width, width, seed=0).reshape(longest, width, width) / width**0.5
+    buffer = torch.empty_like(weights)
     inputs, arriving = data.gaussian_batch(64, width, seed=1), data.gaussian_batch(64, width, seed=2)
+
+    @functools.lru_cache(maxsize=1)
+    def scaled(gain: float) -> tuple[Tensor, ...]:
+        return torch.mul(weights, gain, out=buffer).unbind()
 
     @functools.lru_cache(maxsize=64)
     def expected(activation: str, gain: float) -> np.ndarray:
@@ -326,8 +331,8 @@ def deep_network(activations: Sequence[str] = ("sigmoid", "tanh"), gain: float =
 
     def draw(axes: list[Axes], depth: int, gain: float, activation: str) -> str:
         (ax,) = axes
-        flow = signals.flow(weights[:depth] * gain, inputs, activation, arriving)
-        ratio = flow.activation_gradient_rms / flow.activation_gradient_rms[-1]
+        _, gradients = signals.flow(scaled(gain)[:depth], inputs, activation, arriving)
+        ratio = gradients / gradients[-1]
         predicted = expected(activation, gain)
         plots.layers(ratio, label="measured", ax=ax)
         plots.layers(
