@@ -161,7 +161,9 @@ def dashboard() -> explorers.Explorer:
     )
 
 
-@pytest.mark.parametrize("make", [explorers.chain, explorers.matrix_chain, explorers.deep_network, dashboard])
+@pytest.mark.parametrize(
+    "make", [explorers.chain, explorers.matrix_chain, explorers.deep_network, explorers.guessing, dashboard]
+)
 @pytest.mark.filterwarnings("error")
 def test_every_corner_of_every_explorer_draws_and_speaks(make):
     explorer = make()
@@ -213,3 +215,42 @@ def test_matrix_chain_measures_the_lyapunov_exponents(width):
 def test_orthogonal_matrices_keep_every_singular_value():
     explorer = explorers.matrix_chain().set(kind="orthogonal", gain=1.0, width=8)
     assert "a condition number of 1 " in explorer.sentence
+
+
+def test_guessing_knows_the_loss_of_a_guess():
+    explorer = explorers.guessing().set(classes=10, probability=0.1)
+    assert "a loss of -ln 0.1 = 2.3, the same as guessing" in explorer.sentence
+    assert "better than guessing" in explorer.set(probability=0.11).sentence
+    assert "worse than guessing" in explorer.set(classes=2).sentence
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_dashboard_of_dead_units_says_what_is_exactly_zero():
+    def dead(depth: int) -> networks.DeepMLP:
+        model = networks.DeepMLP(depth, 8, activation="relu", dtype=torch.float64)
+        with torch.no_grad():
+            model.blocks[-1].linear.bias.fill_(-1e6)
+        return model
+
+    digits = data.digits(dtype=torch.float64)
+    inputs, targets = digits.train_inputs[:16], digits.train_targets[:16]
+    explorer = explorers.dashboard({"dead": dead}, inputs, targets, F.cross_entropy, networks.Block)
+    explorer.set(depth=4)
+    assert "Gradient norm: 0 in layer 1" in explorer.sentence
+    assert "cosine of two inputs: unknown, for every output is 0" in explorer.sentence
+    assert "gradient exactly 0 in 3 of 4 layers" in explorer.to_html()
+    assert "every singular value is exactly 0" in explorer.to_html()
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_dashboard_without_any_gradient_is_drawn():
+    def detached(depth: int) -> networks.DeepMLP:
+        model = networks.DeepMLP(depth, 8, dtype=torch.float64)
+        with torch.no_grad():
+            model.readout.weight.zero_()
+        return model
+
+    digits = data.digits(dtype=torch.float64)
+    inputs, targets = digits.train_inputs[:16], digits.train_targets[:16]
+    explorer = explorers.dashboard({"none": detached}, inputs, targets, F.cross_entropy, networks.Block)
+    assert "float16 turns 0% of the gradient to 0" in explorer.sentence

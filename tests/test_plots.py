@@ -138,6 +138,19 @@ def test_a_run_that_stopped_early_is_drawn(ax):
     np.testing.assert_allclose(ax.lines[0].get_ydata(), [2])
 
 
+def test_a_run_that_stopped_is_held_at_its_last_finite_loss(ax):
+    runs = {
+        "stopped": history([2.5, math.nan]),
+        "never finite": history([math.nan]),
+        "whole": history([1.0] * 4),
+    }
+    plots.losses(runs, hold=True, ax=ax)
+    stopped, never, whole = ax.lines
+    np.testing.assert_allclose(stopped.get_ydata(), [2.5] * 3)
+    np.testing.assert_allclose(stopped.get_xdata(), whole.get_xdata())
+    assert np.isnan(never.get_ydata()).all()
+
+
 def test_activation_draws_the_derivative_too(ax):
     plots.activation("sigmoid", ax=ax)
     values, slope = (line.get_ydata() for line in ax.lines)

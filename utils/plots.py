@@ -112,13 +112,28 @@ def guide(ax: Axes, value: float, label: str, *, vertical: bool = False) -> Axes
     return ax
 
 
-def losses(histories: Mapping[str, History], *, ax: Axes | None = None, chance: float | None = None) -> Axes:
-    """Training loss against epochs, smoothed over half an epoch, one line a run; `chance` draws a guide."""
+def losses(
+    histories: Mapping[str, History],
+    *,
+    chance: float | None = None,
+    hold: bool = False,
+    ax: Axes | None = None,
+) -> Axes:
+    """Training loss against epochs, smoothed over half an epoch, one line a run; `chance` draws a guide.
+
+    With `hold`, a run that stopped early keeps its last finite loss until the end of the longest run, as on a
+    live display to which no new number comes.
+    """
     ax = ax or plt.subplots()[1]
+    longest = max((len(history.train_loss) for history in histories.values()), default=0)
     for label, history in histories.items():
-        window = max(1, min(history.steps_per_epoch // 2, len(history.train_loss)))
-        loss = np.convolve(history.train_loss, np.ones(window) / window, mode="valid")
-        epochs = history.steps[window - 1 :] / history.steps_per_epoch
+        loss = history.train_loss
+        finite = loss[np.isfinite(loss)]
+        if hold and finite.size:
+            loss = np.concatenate([finite, np.full(longest - finite.size, finite[-1])])
+        window = max(1, min(history.steps_per_epoch // 2, len(loss)))
+        epochs = np.arange(window, len(loss) + 1) / history.steps_per_epoch
+        loss = np.convolve(loss, np.ones(window) / window, mode="valid")
         curve(epochs, loss, label=label, xlabel="epoch", ylabel="training loss", kind="line", ax=ax)
     if chance is not None:
         guide(ax, chance, f"guessing: {chance:.3g}")
@@ -184,6 +199,7 @@ def dashboard(
 
     signals as `utils.signals.measure` returns them, singular_values (k,) of the input-output Jacobian. RANGE
     is the mean over layers of the share of activation-gradient entries that a format turns to 0 or inf.
+    A log axis has no place for 0, so the panels say in words where a gradient or a spectrum is exactly 0.
     """
     if axes is None:
         axes = plt.subplots(2, 2, figsize=(9, 6))[1].ravel()
@@ -211,13 +227,28 @@ def dashboard(
         title="SPECTRUM",
     )
     span(spectrum, 4).xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    gone = int(np.sum(signals.series("activation_gradient_norm") == 0))
+    if gone:
+        _note(scale, f"gradient exactly 0 in {gone} of {len(signals.layers)} layers")
+    if not np.any(singular_values):
+        _note(spectrum, "every singular value is exactly 0")
+        pictures.describe(spectrum, "SPECTRUM: every singular value is exactly 0.")
     for fault in ("underflow", "overflow"):
-        shares = {name: float(np.nanmean(signals.series(f"{fault}.{name}"))) for name in FORMATS}
+        shares = {name: _known_mean(signals.series(f"{fault}.{name}")) for name in FORMATS}
         bars(shares, label=fault, ylabel="gradient entries", ax=value_range)
     value_range.set_title("RANGE")
     scale.get_legend().set_loc("lower right")
     value_range.get_legend().set_loc("upper right")
     return axes
+
+
+def _known_mean(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]  # a layer whose gradient is exactly 0 has no share that becomes 0
+    return float(known.mean()) if known.size else 0.0
+
+
+def _note(ax: Axes, text: str) -> None:
+    ax.annotate(text, (0.5, 0.97), xycoords="axes fraction", ha="center", va="top", fontsize=11)
 
 
 def _label(ax: Axes, xlabel: str, ylabel: str, title: str) -> None:
