@@ -219,16 +219,16 @@ def chain() -> Explorer:
         for word, limit in (("smallest", limits.smallest_subnormal), ("largest", limits.largest)):
             if 1e-65 < limit < 1e65:  # those of float64 lie far outside the picture
                 plots.guide(ax, limit, f"{word} {number_format}")
-        ax.set(xlabel="factors multiplied", ylabel="product", xlim=(0, longest + 1))
-        plots.snap(ax, (1e-12, 1e12), (1e-65, 1e65))
+        ax.set(xlabel="factors multiplied", ylabel="product", xlim=(0, 1.2 * longest))
+        plots.snap(ax, (1e-12, 1e12), (1e-24, 1e24), (1e-65, 1e65))
         gone = (kept == 0) | np.isinf(kept)
         if gone.any():  # a log axis has no place for 0, so the marks simply end there
             lost, held = steps[gone][0], "infinity" if np.isinf(kept[gone][0]) else "0"
-            plots.guide(ax, lost, f"{held} from factor {lost} on", vertical=True)
+            plots.guide(ax, lost, "", vertical=True)
         exact = factor**depth
         start = f"{factor:.3g} multiplied {depth} times is {exact:.3g}."
         if gone.any():
-            return f"{start} {number_format} holds {held} from factor {lost} on."
+            return f"{start} {number_format} holds {held} from factor {lost} on, at the dotted line."
         stuck = np.flatnonzero(kept == kept[-1])[0]
         if factor != 1 and stuck < depth - 1:
             return (
@@ -243,12 +243,12 @@ def chain() -> Explorer:
     controls = {
         "depth": Slider("depth", range(1, longest + 1), 50, "factors"),
         "factor": Slider("local derivative", np.round(np.arange(0.25, 2.51, 0.05), 2).tolist(), 0.5),
-        "number_format": Choice("number format", {name: name for name in theory.FORMATS}, "float32"),
+        "number_format": Choice("number format", {name: name for name in theory.FORMATS}, "float16"),
     }
     tries = (
         "Set the local derivative to 0.25, a sigmoid's maximum. Where does float16 hold 0? And float32?",
         "Choose float16 and depth 100: between which two local derivatives does the product survive?",
-        "Choose 0.5 and change from float16 to bfloat16: both have 16 bits. What did bfloat16 give up?",
+        "Choose bfloat16 and 0.8: it has 16 bits as float16 has, and goes much further. What did it give up?",
         "Choose float16 and 0.8, and raise the depth past 70: what do the marks do? Is it good news?",
     )
     return Explorer(controls, figure, draw, tries, legend="upper left")
@@ -257,10 +257,10 @@ def chain() -> Explorer:
 def matrix_chain() -> Explorer:
     """Lesson 01: a product of random matrices, its largest and smallest singular value, beside theory.
 
-    width x gain x kind of matrix, 100 factors, 8 seeds, in float64. The matrices are drawn once; the gain
+    width x gain x kind of matrix, 100 factors, 16 seeds, in float64. The matrices are drawn once; the gain
     scales them (Gaussian entries of standard deviation gain / sqrt(width), or an orthogonal matrix).
     """
-    longest, seeds = 100, 8
+    longest, seeds = 100, 16
     steps = np.arange(1, longest + 1)
     figure = _figure(1, 2)
 
