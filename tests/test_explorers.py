@@ -179,13 +179,25 @@ def test_every_corner_of_every_explorer_draws_and_speaks(make):
     assert len(said) == len(list(extremes(explorer)))
 
 
-@pytest.mark.parametrize(("activation", "gain"), [("sigmoid", 1.0), ("tanh", 1.0), ("tanh", 1.5)])
+@pytest.mark.parametrize(
+    ("activation", "gain"), [("sigmoid", 1.0), ("sigmoid", 10.0), ("tanh", 1.0), ("tanh", 1.5)]
+)
 def test_deep_network_measures_what_theory_says(activation, gain):
     # One draw of width 128: the log of the norm wanders by about sqrt(depth / width) (laws.md, finite width).
     explorer = explorers.deep_network().set(activation=activation, gain=gain, depth=20)
     said = float(re.search(r"a factor (\S+) per layer", explorer.sentence).group(1))
     expected = theory.gradient_norm_trajectory(20, activation, explorer.values["gain"] ** 2, first=gain**2)[0]
     assert abs(np.log(said) * 19 - np.log(expected)) < 3 * np.sqrt(20 / 128)
+
+
+def test_deep_network_says_how_many_units_are_saturated():
+    explorer = explorers.deep_network(("sigmoid", "relu")).set(gain=10.4, depth=40)
+    gain = explorer.values["gain"]
+    expected = theory.saturated_share(theory.fixed_point("sigmoid", gain**2), "sigmoid")
+    said = float(re.search(r"saturates (\d+)% of the units", explorer.sentence).group(1))
+    assert abs(said - 100 * expected) < 3
+    explorer.set(activation="relu")
+    assert "saturates" not in explorer.sentence
 
 
 def test_chain_finds_where_a_format_gives_up():

@@ -331,7 +331,7 @@ def deep_network(activations: Sequence[str] = ("sigmoid", "tanh"), gain: float =
 
     def draw(axes: list[Axes], depth: int, gain: float, activation: str) -> str:
         (ax,) = axes
-        _, gradients = signals.flow(scaled(gain)[:depth], inputs, activation, arriving)
+        activations, gradients = signals.flow(scaled(gain)[:depth], inputs, activation, arriving)
         ratio = gradients / gradients[-1]
         predicted = expected(activation, gain)
         plots.layers(ratio, label="measured", ax=ax)
@@ -339,23 +339,31 @@ def deep_network(activations: Sequence[str] = ("sigmoid", "tanh"), gain: float =
             predicted[:depth] / predicted[depth - 1], label="theory, infinite width", kind="theory", ax=ax
         )
         ax.set(ylabel="activation gradient, last layer = 1", xlim=(0, longest + 1))
-        plots.snap(ax, (1e-10, 1e5), (1e-25, 1e10), (1e-50, 1e20), (1e-140, 1e60))
+        plots.snap(ax, (1e-10, 1e5), (1e-25, 1e10), (1e-50, 1e20), (1e-140, 1e60), (1e-140, 1e110))
         per_layer = ratio[0] ** (1 / max(depth - 1, 1))
         single = torch.tensor(ratio[0], dtype=torch.float32).item()
         shown = "0" if single == 0 else "infinity" if np.isinf(single) else f"{single:.2g}"
+        saturation = ""
+        if activation in ("sigmoid", "tanh"):
+            spread = gain * (activations[-2] if depth > 1 else 1.0)
+            share = theory.saturated_share(spread**2, activation)
+            saturation = (
+                f" In the last layer z spreads by {spread:.2g}, which saturates {share:.0%} of the units."
+            )
         return (
             f"{depth} layers of {activation}, weight gain {gain:.3g}: the gradient in the first layer is "
             f"{ratio[0]:.2g} of that in the last, a factor {per_layer:.3g} per layer "
-            f"(float32 would hold {shown}). {_verdict(per_layer, depth)}"
+            f"(float32 would hold {shown}). {_verdict(per_layer, depth)}{saturation}"
         )
 
     controls = {
         "depth": Slider("depth", range(1, longest + 1), 30, "layers"),
-        "gain": Slider("weight gain", [round(2 ** (k / 8), 3) for k in range(-16, 25)], gain),
+        "gain": Slider("weight gain", [round(2 ** (k / 8), 3) for k in range(-16, 33)], gain),
         "activation": Choice("activation", {name: name for name in activations}, activations[0]),
     }
     tries = (
-        "Raise the weight gain: does a sigmoid network ever keep its gradient over 50 layers?",
+        "Raise the weight gain: does a sigmoid network ever keep its gradient over 50 layers? "
+        "How many of its units are saturated there?",
         "Change to tanh and look for the gain at which the line is flat.",
         "At that gain double the depth. Is it still flat?",
     )
