@@ -225,6 +225,7 @@ def chain() -> Explorer:
         if gone.any():  # a log axis has no place for 0, so the marks simply end there
             lost, held = steps[gone][0], "infinity" if np.isinf(kept[gone][0]) else "0"
             plots.guide(ax, lost, "", vertical=True)
+            ax.lines[-1].set_ydata([0, 0.78])  # it ends below the legend
         exact = factor**depth
         start = f"{factor:.3g} multiplied {depth} times is {exact:.3g}."
         if gone.any():
