@@ -56,6 +56,14 @@ def test_measured_is_markers_and_theory_is_a_line_of_ink(ax):
     assert [first.get_color(), second.get_color()] == list(pictures.COLORS[:2])
 
 
+def test_lines_of_one_name_share_one_entry_of_the_legend(ax):
+    for height, kind in [(1, "measured"), (1, "theory"), (2, "measured"), (2, "theory")]:
+        plots.curve(
+            [1, 2], [height, height], label="theory" * (kind == "theory") or f"m{height}", kind=kind, ax=ax
+        )
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["m1", "theory", "m2"]
+
+
 @pytest.mark.parametrize(("log", "kept"), [(True, [1.0]), (False, [1.0, 0.0, -2.0])])
 def test_what_an_axis_cannot_show_is_a_gap(ax, log, kept):
     plots.curve([1, 2, 3, 4, 5], [1.0, 0.0, -2.0, math.nan, math.inf], log_y=log, ax=ax)

@@ -264,5 +264,7 @@ def _legend(ax: Axes) -> Axes:
     legend = ax.get_legend()
     known = [text.get_text() for text in legend.get_texts()] if legend is not None else []
     if any(label not in known for label in labels):  # building a legend costs more than drawing the lines
-        ax.legend()
+        handles, names = ax.get_legend_handles_labels()
+        entries = dict(zip(names, handles, strict=True))  # two theories need but one entry
+        ax.legend(entries.values(), entries.keys())
     return ax
