@@ -46,6 +46,7 @@ FAINT_TEXT = """() => {
 MUTE_PICTURES = """() => [...document.querySelectorAll('.jp-OutputArea-output :is(img, svg, .gid-picture)')]
   .filter(e => e.getClientRects().length && !e.alt)
   .filter(e => !e.closest('[role="img"][aria-label]:not([aria-label=""])'))
+  .filter(e => !e.querySelector('img[alt]:not([alt=""])'))
   .map(e => e.outerHTML.slice(0, 80))"""
 
 
