@@ -216,3 +216,28 @@ def test_sweeps_are_drawn_at_their_own_best_learning_rate(ax):
     assert ax.get_legend().get_texts()[0].get_text() == "deep (rate 1)"
     assert [text.get_text() for text in ax.texts] == ["guessing: 2.3"]
     assert ax.get_yscale() == "log"
+
+
+def test_weight_gradients_are_the_means_of_the_epochs(ax):
+    norms = np.arange(1.0, 25.0).reshape(1, 2, 4, 3)  # 2 seeds, 2 epochs of 2 steps, 3 layers
+    loss = np.ones((1, 2, 4))
+    run = Sweep((0.1,), (0, 1), loss, 2, loss[..., :3], None, ("a", "b", "c"), norms)
+    plots.weight_gradients(run, [1, 3], ax=ax)
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), [2.5 + 6, 8.5 + 6])  # medians of the two seeds
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["layer 1", "layer 3"]
+    alone = History(loss[0, 0, :3], 2, loss[0, 0, :3], None, ("a", "b", "c"), norms[0, 0, :3], "Stopped.")
+    other = plots.weight_gradients(alone, [2])
+    np.testing.assert_allclose(other.lines[0].get_ydata(), [3.5])
+
+
+def test_weight_gradients_that_are_not_there_are_one_sentence():
+    loss = np.ones((1, 1, 2))
+    run = Sweep((0.1,), (0,), loss, 2, loss, None, ("a",), None)
+    with pytest.raises(ValueError) as caught:
+        plots.weight_gradients(run, [1])
+    sentence = "The run must have recorded gradients (record_gradients=True), but it has none."
+    assert str(caught.value) == sentence
+    run = dataclasses.replace(run, gradient_norms=np.ones((1, 1, 2, 3)))
+    with pytest.raises(ValueError) as caught:
+        plots.weight_gradients(run, [1, 4])
+    assert str(caught.value) == "layers must be from 1 to 3, but 4 was given."

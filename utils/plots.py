@@ -161,6 +161,29 @@ def sweeps(
     return ax
 
 
+def weight_gradients(run: Sweep | History, layers: Sequence[int], *, ax: Axes | None = None) -> Axes:
+    """Norms of the weight gradients during training, the mean of each epoch, for `layers` counted from 1.
+
+    Of a sweep, the seeds (median and range) at its best learning rate. Raises `ValueError` for a run without
+    recorded gradients and for a layer that it does not have.
+    """
+    if run.gradient_norms is None:
+        raise ValueError("The run must have recorded gradients (record_gradients=True), but it has none.")
+    norms = run.gradient_norms[run.best] if isinstance(run, Sweep) else run.gradient_norms[None]
+    unknown = [layer for layer in layers if layer not in range(1, norms.shape[2] + 1)]
+    if unknown:
+        raise ValueError(f"layers must be from 1 to {norms.shape[2]}, but {unknown[0]!r} was given.")
+    ax = ax or plt.subplots()[1]
+    epochs = norms.shape[1] // run.steps_per_epoch
+    steps = norms[:, : epochs * run.steps_per_epoch]  # an epoch that was cut short is left out
+    by_epoch = steps.reshape(len(norms), epochs, run.steps_per_epoch, -1).mean(axis=2)
+    for layer in layers:
+        curve(np.arange(1, epochs + 1), by_epoch[:, :, layer - 1], label=f"layer {layer}", xlabel="epoch",
+              ylabel="weight gradient", kind="line", log_y=True, ax=ax)  # fmt: skip
+    ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    return ax
+
+
 def activation(name: str, *, ax: Axes | None = None, reach: float = 6.0) -> Axes:
     """An activation and its derivative over [-reach, reach]."""
     ax = ax or plt.subplots()[1]
