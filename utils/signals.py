@@ -128,10 +128,13 @@ def measure(
         )
     if learning_rate is not None:
         check_number("learning_rate", learning_rate, at_least=0.0)
-    recorder = _Recorder(model, layers)
+    named_modules = list(model.named_modules(remove_duplicate=False))
+    recorder = _Recorder(named_modules, layers)
     names: dict[Tensor, list[str]] = defaultdict(list)  # a tied parameter has several
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names[parameter].append(name)
+    for layer, module in named_modules:
+        for key, parameter in module._parameters.items():
+            if parameter is not None:
+                names[parameter].append(f"{layer}.{key}".lstrip("."))
     with _left_as_it_was(model), recorder.hooks(), torch.enable_grad():
         recorder.phase = "forward"
         outputs = _run(model, arguments, keywords)
@@ -385,8 +388,10 @@ class _Call:
 class _Recorder:
     """Hooks that record every call of the chosen modules; None: of those that call no other module."""
 
-    def __init__(self, model: nn.Module, layers: str | type | Iterable | None):
-        self.names = {module: name or "(model)" for name, module in model.named_modules()}
+    def __init__(self, named_modules: list[tuple[str, nn.Module]], layers: str | type | Iterable | None):
+        self.names: dict[nn.Module, str] = {}
+        for name, module in named_modules:
+            self.names.setdefault(module, name or "(model)")
         self.chosen = None if layers is None else _chosen_layers(self.names, layers)
         self.calls: list[_Call] = []
         self.times_called: Counter[nn.Module] = Counter()
