@@ -432,7 +432,7 @@ def dashboard(
         for ax in (scale, correlation):
             ax.set_xlim(0, max(depths) + 1)
         for ax in (scale, spectrum):
-            plots.snap(ax, (1e-8, 1e8), (1e-40, 1e40), (1e-100, 1e100))
+            plots.snap(ax, (1e-8, 1e8), (1e-20, 1e20), (1e-40, 1e40), (1e-100, 1e100))
         norms, last = found.series("activation_gradient_norm"), found.layers[-1]
         lost, beyond = (bars.patches[0].get_height() for bars in value_range.containers)
         cosine = f"{last.cosine:.3g}" if np.isfinite(last.cosine) else "unknown, for every output is 0"
