@@ -61,7 +61,7 @@ def test_lines_of_one_name_share_one_entry_of_the_legend(ax):
         plots.curve(
             [1, 2], [height, height], label="theory" * (kind == "theory") or f"m{height}", kind=kind, ax=ax
         )
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["m1", "theory", "m2"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["m1", "m2", "theory"]
 
 
 @pytest.mark.parametrize(("log", "kept"), [(True, [1.0]), (False, [1.0, 0.0, -2.0])])

@@ -18,6 +18,7 @@ from utils.signals import FORMATS, Signals
 from utils.theory import activation_module
 from utils.training import History, Sweep
 
+LEGEND = {"handlelength": 0.9, "handletextpad": 0.3, "columnspacing": 0.8, "borderaxespad": 0.2, "ncols": 2}
 KINDS = ("measured", "theory", "line")
 
 
@@ -252,6 +253,8 @@ def dashboard(
     span(spectrum, 4).xaxis.set_major_locator(MaxNLocator(8, integer=True))
     gone = int(np.sum(signals.series("activation_gradient_norm") == 0))
     if gone:
+        low, high = scale.get_ylim()
+        scale.set_ylim(low, high * (high / low) ** 0.15)  # room for the words
         _note(scale, f"gradient exactly 0 in {gone} of {len(signals.layers)} layers")
     if not np.any(singular_values):
         _note(spectrum, "every singular value is exactly 0")
@@ -260,8 +263,10 @@ def dashboard(
         shares = {name: _known_mean(signals.series(f"{fault}.{name}")) for name in FORMATS}
         bars(shares, label=fault, ylabel="gradient entries", ax=value_range)
     value_range.set_title("RANGE")
-    scale.get_legend().set_loc("lower right")
-    value_range.get_legend().set_loc("upper right")
+    spectrum.set_xlim(0.5, len(rank) + 0.5)
+    for ax in (scale, value_range):
+        if ax.get_legend()._ncols == 1:  # above the panel, where it covers no data; built once
+            ax.legend(loc="lower right", bbox_to_anchor=(1.05, 0.98), fontsize=10.5, **LEGEND)
     return axes
 
 
@@ -288,6 +293,9 @@ def _legend(ax: Axes) -> Axes:
     known = [text.get_text() for text in legend.get_texts()] if legend is not None else []
     if any(label not in known for label in labels):  # building a legend costs more than drawing the lines
         handles, names = ax.get_legend_handles_labels()
-        entries = dict(zip(names, handles, strict=True))  # two theories need but one entry
-        ax.legend(entries.values(), entries.keys())
+        entries = dict(
+            zip(names, handles, strict=True)
+        )  # two theories need but one entry, after what was measured
+        names = sorted(entries, key=lambda name: getattr(entries[name], "get_color", str)() == pictures.INK)
+        ax.legend([entries[name] for name in names], names)
     return ax
