@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -61,7 +62,11 @@ class LayerSignals:
 
 @dataclass(frozen=True)
 class ParameterSignals:
-    """One parameter, the module that holds it, and its gradient: NaN where there is none (frozen, unused)."""
+    """One parameter, the module that holds it, and its gradient: NaN where there is none (frozen, unused).
+
+    gradient: the gradient itself, to look at and not to write to; None where there is none.
+    underflow, overflow: as in `LayerSignals`, but worked out only when asked for.
+    """
 
     name: str
     layer: str
@@ -69,8 +74,17 @@ class ParameterSignals:
     gradient_norm: float
     update_ratio: float | None
     frozen: bool
-    underflow: dict[str, float]
-    overflow: dict[str, float]
+    gradient: np.ndarray | None = field(repr=False, compare=False)
+
+    @cached_property
+    def underflow(self) -> dict[str, float]:
+        """By number format, the share of the gradient's non-zero entries that become 0 in it."""
+        return _range_shares(self.gradient, self.gradient_norm)[0]
+
+    @cached_property
+    def overflow(self) -> dict[str, float]:
+        """By number format, the share of the gradient's non-zero entries that become infinite in it."""
+        return _range_shares(self.gradient, self.gradient_norm)[1]
 
 
 @dataclass(frozen=True)
@@ -350,14 +364,23 @@ def _activation_counts(module: nn.Module, output: Tensor) -> np.ndarray:
 
 
 def _gradient_figures(gradient: Tensor | None) -> dict:
-    """Norm, root mean square, and shares out of range; NaN without a gradient."""
+    """By their names in `LayerSignals`; NaN without a gradient."""
+    norm = NAN if gradient is None else _norm(gradient)
+    underflow, overflow = _range_shares(None if gradient is None else gradient.cpu().numpy(), norm)
+    return {
+        "activation_gradient_norm": norm,
+        "activation_gradient_rms": NAN if gradient is None else norm / math.sqrt(max(gradient.numel(), 1)),
+        "underflow": underflow,
+        "overflow": overflow,
+    }
+
+
+def _range_shares(gradient: np.ndarray | None, norm: float) -> tuple[dict[str, float], dict[str, float]]:
+    """By format, the shares of the non-zero entries that become 0, and infinite; NaN without any."""
     underflow, overflow = dict.fromkeys(FORMATS, NAN), dict.fromkeys(FORMATS, NAN)
-    figures = {"norm": NAN, "rms": NAN, "underflow": underflow, "overflow": overflow}
-    if gradient is None or not gradient.numel():
-        return figures
-    figures["norm"] = norm = _norm(gradient)
-    figures["rms"] = norm / math.sqrt(gradient.numel())
-    magnitude = np.abs(gradient.cpu().numpy())  # NumPy compares and counts three times as fast as torch
+    if gradient is None or not gradient.size:
+        return underflow, overflow
+    magnitude = np.abs(gradient)  # NumPy compares and counts three times as fast as torch
     smallest = magnitude.min()
     nonzero = magnitude.size if smallest > 0 else np.count_nonzero(magnitude > 0)
     for name in FORMATS if nonzero else ():
@@ -365,7 +388,7 @@ def _gradient_figures(gradient: Tensor | None) -> dict:
         low, high = _ROUNDED_AWAY[name]
         underflow[name] = 0.0 if smallest > low else 1 - np.count_nonzero(magnitude > low) / nonzero
         overflow[name] = 0.0 if norm < high else np.count_nonzero(magnitude >= np.float64(high)) / nonzero
-    return figures
+    return underflow, overflow
 
 
 # --- Recording ---------------------------------------------------------------------------------------------
@@ -461,6 +484,7 @@ class _Recorder:
 
     def _keep(self, call: _Call, gradient: Tensor) -> None:
         if self.phase == "backward":
+            # At once: to keep all gradients costs more, for memory that has to be paged in anew each time.
             call.gradient = _gradient_figures(_wide(gradient))
 
 
@@ -639,17 +663,16 @@ def _update_ratio(learning_rate: float | None, gradient_norm: float, norm: float
 def _parameter_signals(
     name: str, parameter: Tensor, gradient: Tensor | None, learning_rate: float | None
 ) -> ParameterSignals:
-    figures = _gradient_figures(None if gradient is None else _wide(gradient))
-    norm = _norm(_wide(parameter))
+    gradient = None if gradient is None else _wide(gradient)
+    norm, gradient_norm = _norm(_wide(parameter)), NAN if gradient is None else _norm(gradient)
     return ParameterSignals(
         name=name,
         layer=name.rpartition(".")[0] or "(model)",
         norm=norm,
-        gradient_norm=figures["norm"],
-        update_ratio=_update_ratio(learning_rate, figures["norm"], norm),
+        gradient_norm=gradient_norm,
+        update_ratio=_update_ratio(learning_rate, gradient_norm, norm),
         frozen=not parameter.requires_grad,
-        underflow=figures["underflow"],
-        overflow=figures["overflow"],
+        gradient=None if gradient is None else gradient.cpu().numpy(),
     )
 
 
@@ -659,7 +682,6 @@ def _layer_signals(
     gradients: dict[Tensor, Tensor],
     learning_rate: float | None,
 ) -> LayerSignals:
-    figures = call.gradient or _gradient_figures(None)
     weights = [
         p for m in call.module.modules() for p in m._parameters.values() if p is not None and p.ndim > 1
     ]
@@ -671,13 +693,10 @@ def _layer_signals(
         name=call.name,
         kind=type(call.module).__name__,
         **call.activation,
-        activation_gradient_norm=figures["norm"],
-        activation_gradient_rms=figures["rms"],
+        **(call.gradient or _gradient_figures(None)),
         weight_gradient_norm=weight_gradient_norm,
         weight_norm=weight_norm,
         update_ratio=_update_ratio(learning_rate, weight_gradient_norm, weight_norm),
-        underflow=figures["underflow"],
-        overflow=figures["overflow"],
     )
 
 
@@ -693,9 +712,10 @@ def _notes(
     broken = [call.name for call in recorder.calls if not math.isfinite(call.activation["activation_mean"])]
     if broken:
         notes["NaN or infinity in the output, here first"] = broken[:1]
-    broken = [
-        call.name for call in recorder.calls if call.gradient and not math.isfinite(call.gradient["norm"])
+    arrived = [
+        (call.name, call.gradient["activation_gradient_norm"]) for call in recorder.calls if call.gradient
     ]
+    broken = [name for name, norm in arrived if not math.isfinite(norm)]
     if broken:
         notes["NaN or infinity in the gradient, here first on the way back"] = broken[-1:]
     for call in recorder.calls:
@@ -704,7 +724,8 @@ def _notes(
     measured = {inner for call in recorder.calls for inner in call.module.modules()}
     for module, name in recorder.names.items():
         has_weights = any(parameter is not None for parameter in module._parameters.values())
-        expected = module in recorder.chosen if recorder.chosen else has_weights and module not in measured
+        uncovered = has_weights and module not in measured
+        expected = uncovered if recorder.chosen is None else module in recorder.chosen
         if expected and not recorder.times_called[module]:
             notes["Not measured, for it is not called as a module"].append(name)
         if has_weights and recorder.times_called[module] > 1:
