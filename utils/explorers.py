@@ -394,7 +394,7 @@ def guessing() -> Explorer:
 
     controls = {
         "classes": Slider("classes", range(2, 51), 10, "classes"),
-        "probability": Slider("probability", [k / 100 for k in range(1, 101)], 0.5, "of the right class"),
+        "probability": Slider("probability", [k / 100 for k in range(1, 101)], 0.5),
     }
     tries = (
         "Give the right one of ten classes a probability of 0.1. Which number do you get?",
