@@ -173,6 +173,34 @@ def test_redrawn_paths_are_where_the_axes_say():
     np.testing.assert_allclose(found, np.c_[expected[:, 0], height - expected[:, 1]], atol=0.011)
 
 
+@pytest.mark.parametrize("marker", ["o", "s", "^"])
+def test_all_markers_of_a_line_are_one_path_at_the_points(marker):
+    figure = line_figure((1.0, np.nan, 0.01))
+    line = figure.axes[0].lines[0]
+    line.set(marker=marker, linestyle="", markersize=8, color=pictures.COLORS[1])
+    svg = pictures.Canvas(figure).svg()
+    expected = figure.axes[0].transData.transform(line.get_xydata()[[0, 2]])
+    expected[:, 1] = figure.get_size_inches()[1] * 72 - expected[:, 1]
+    drawn = [p for p in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}path")
+             if pictures.COLORS[1] in p.get("style", "")]  # fmt: skip
+    assert len(drawn) == 1  # the legend was made in the colour before
+    outlines = [np.array(path_numbers(outline)) for outline in drawn[0].get("d").split("M")[1:]]
+    middles = [(outline.min(axis=0) + outline.max(axis=0)) / 2 for outline in outlines]
+    np.testing.assert_allclose(middles, expected, atol=0.02)
+    if marker == "o":  # a dot of that width, as a line of no length
+        assert "stroke-width: 9" in drawn[0].get("style") and "stroke-linecap: round" in drawn[0].get("style")
+
+
+def path_numbers(path: str) -> np.ndarray:
+    return np.array(re.findall(r"-?\d+\.?\d*", path), dtype=float).reshape(-1, 2)
+
+
+def test_the_drawing_has_no_empty_groups_and_no_style_of_its_own():
+    svg = pictures.Canvas(line_figure()).svg()
+    assert "<g>" not in svg and svg.count("<g ") == svg.count("</g>")
+    assert "<style" not in svg  # a page would compute all its styles anew
+
+
 @pytest.mark.parametrize(("limits", "expected"), [
     ((1e-40, 1e40), ["10⁻⁴⁰", "10⁻²⁰", "1", "10²⁰", "10⁴⁰"]),
     ((1e-4, 1e2), ["10⁻⁴", "10⁻³", "0.01", "0.1", "1", "10", "100"]),

@@ -477,6 +477,12 @@ def test_tqdm_disable_silences_the_notebook(value, shown, monkeypatch):
     assert len(displayed) == shown
 
 
+def test_a_training_without_progress_shows_none(monkeypatch, capsys):
+    monkeypatch.setenv("TQDM_DISABLE", "0")
+    train(small_network(), gaussian_data(), learning_rate=0.1, epochs=2, progress=False)
+    assert capsys.readouterr().err == ""
+
+
 # Sentences
 
 MODEL = small_network()
@@ -498,6 +504,7 @@ FOREIGN = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)
         ({"batch_size": 0}, ValueError, "batch_size must be an integer of at least 1, got 0."),
         ({"seed": -3}, ValueError, "seed must be an integer from 0 to 2**32 - 1, got -3."),
         ({"record_gradients": 1}, TypeError, "record_gradients must be True or False, got 1."),
+        ({"progress": None}, TypeError, "progress must be True or False, got None."),
         (
             {"optimizer": "adagrad"},
             ValueError,

@@ -8,7 +8,6 @@ from typing import Any
 
 import anywidget
 import ipywidgets
-import matplotlib as mpl
 import numpy as np
 import torch
 import traitlets
@@ -32,7 +31,7 @@ class Slider(anywidget.AnyWidget):
     label = traitlets.Unicode().tag(sync=True)
     unit = traitlets.Unicode().tag(sync=True)
     values = traitlets.List(traitlets.Float()).tag(sync=True)
-    index = traitlets.Int().tag(sync=True)
+    index = traitlets.Int().tag(sync=True, echo_update=False)
 
     def __init__(self, label: str, values: Sequence[float], value: float, unit: str = ""):
         if len(values) < 2 or not np.all(np.diff(values) > 0):
@@ -108,7 +107,7 @@ class Explorer:
         self.sentence = ""
         self._figure, self._draw, self._tries = figure, draw, tuple(tries)
         self._canvas = pictures.Canvas(figure)
-        self._style = pictures.STYLE | {"legend.loc": legend}  # a legend that looks for the best place jumps
+        self._legend = legend  # one that looks for the best place jumps
         self._start = self.values
         self._handle = None
         for control in controls.values():
@@ -147,7 +146,7 @@ class Explorer:
     def _picture(self, fallback: str = "") -> str:
         for ax in self._figure.axes:
             _remove_data(ax)
-        with mpl.rc_context(self._style):
+        with pictures.style(**{"legend.loc": self._legend}):
             self.sentence = self._draw(self._figure.axes, **self.values)
             picture = pictures.wrap(self._canvas.svg(), self.sentence, fallback)
         # Three lines are kept for the sentence, so that what follows never moves.
@@ -186,7 +185,7 @@ def _remove_data(ax: Axes) -> None:
 
 def _figure(rows: int = 1, columns: int = 1, height: float = 4.2) -> Figure:
     """A figure that the notebook does not show by itself."""
-    with mpl.rc_context(pictures.STYLE):
+    with pictures.style():
         figure = Figure(figsize=(9, height))
         figure.subplots(rows, columns)
     return figure

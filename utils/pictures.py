@@ -12,6 +12,8 @@ import io
 import math
 import re
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import matplotlib as mpl
 import numpy as np
@@ -23,7 +25,9 @@ from matplotlib.backends.backend_svg import RendererSVG
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.path import Path
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.transforms import IdentityTransform
 from PIL import Image
 
 # Each has a contrast of at least 3 : 1 against white and against JupyterLab's dark background (WCAG 1.4.11).
@@ -70,6 +74,17 @@ STYLE = {
 }
 
 _descriptions: weakref.WeakKeyDictionary[Artist, str] = weakref.WeakKeyDictionary()
+
+
+@contextmanager
+def style(**more: object) -> Iterator[None]:
+    """`STYLE`, and `more`, inside a `with`: only what differs is set, for `rc_context` copies all 300."""
+    before = {key: mpl.rcParams[key] for key, value in (STYLE | more).items() if mpl.rcParams[key] != value}
+    mpl.rcParams.update({key: (STYLE | more)[key] for key in before})
+    try:
+        yield
+    finally:
+        mpl.rcParams.update(before)
 
 
 def describe(drawn: Artist, text: str) -> Artist:
@@ -186,7 +201,7 @@ def to_html(figure: Figure, *, text: str | None = None, fallback: str = "") -> s
     `text` replaces the figure's own description. `fallback` is a PNG in base64: where a viewer strips the SVG
     it also strips the style that hides this image, so exactly one of the two is seen.
     """
-    with mpl.rc_context(STYLE):
+    with style():
         return wrap(Canvas(figure).svg(), text or plain(description(figure)), fallback)
 
 
@@ -195,6 +210,8 @@ def wrap(svg: str, text: str, fallback: str = "") -> str:
     alternative = html.escape(text, quote=True)
     image = f'<img alt="{alternative}" src="data:image/png;base64,{fallback}">' if fallback else ""
     # Where the SVG's tags are stripped, its words stay behind: the size 0 hides them, and only them.
+    if fallback:
+        svg = svg.replace("</svg>", "<style>.gid-picture>img{display:none}</style></svg>")
     drawing = f'<div style="font-size:0">{svg}</div>'
     return f'<div class="gid-picture" role="img" aria-label="{alternative}">{drawing}{image}</div>'
 
@@ -248,11 +265,31 @@ class Canvas:
 
     def _draw(self, artists: list[Artist]) -> str:
         stream = io.StringIO()
-        renderer = RendererSVG(*self._size, stream, metadata={"Date": None})
+        renderer = _Renderer(*self._size, stream, metadata={"Date": None})
         for artist in sorted(artists, key=lambda a: a.get_zorder()):
             artist.draw(renderer)
         renderer.finalize()
         return _tidy(stream.getvalue(), self._prefix)
+
+
+class _Renderer(RendererSVG):
+    """Matplotlib's, but all markers of a line are one path: a page lays that out sooner than many copies."""
+
+    def draw_markers(self, gc, marker_path, marker_trans, path, trans, rgbFace=None):  # noqa: N803
+        places = trans.transform(path.vertices)
+        places = places[np.isfinite(places).all(axis=1)]
+        shape = marker_path.transformed(marker_trans)
+        stroke, fill = self.new_gc(), rgbFace
+        stroke.copy_properties(gc)
+        if marker_path is Path.unit_circle() and fill is not None and tuple(fill[:3]) == gc.get_rgb()[:3]:
+            # A disc is a line of no length with a round end, a tenth of the text of eight curves.
+            stroke.set_linewidth(np.ptp(shape.vertices[:, 0]) + gc.get_linewidth())
+            stroke.set_capstyle("round")
+            shape, fill = Path([(0, 0), (0, 0)], [Path.MOVETO, Path.LINETO]), None
+        if len(places):
+            vertices = (places[:, None] + shape.vertices).reshape(-1, 2).round(2)
+            codes = [Path.MOVETO] + [Path.LINETO] * (len(shape) - 1) if shape.codes is None else shape.codes
+            self.draw_path(stroke, Path(vertices, np.tile(codes, len(places))), IdentityTransform(), fill)
 
 
 def _data_artists(figure: Figure) -> list[Artist]:
@@ -273,11 +310,25 @@ def _tidy(document: str, prefix: str) -> str:
     drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
     drawing = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", drawing, flags=re.DOTALL)
     drawing = re.sub(r'<g id="[^"]*"', "<g", drawing)
+    drawing = _without_bare_groups(re.sub(r'<path d="[^"]*" style="fill: none"/>', "", drawing))
     drawing = re.sub(r' transform="rotate\(-0 [^"]*"|font-family: [^;"]*; ', "", drawing)
     # A hundredth of a pixel is enough; what stands between tags is text, and stays.
     drawing = re.sub(r"(>[^<]*<)|(\.\d\d)\d+", r"\1\2", drawing)
     drawing = re.sub(r'(\bid="|xlink:href="#|url\(#)', rf"\g<1>{prefix}", drawing)
     return re.sub(r"\s*\n\s*", " ", drawing).replace(INK, "currentColor")
+
+
+def _without_bare_groups(drawing: str) -> str:
+    """The drawing without `<g>` that says nothing: half of what a page would have to lay out."""
+    opened: list[str] = []
+
+    def keep(tag: re.Match) -> str:
+        if tag[0] != "</g>":
+            opened.append(tag[0])
+            return "" if tag[0] == "<g>" else tag[0]
+        return "" if opened.pop() == "<g>" else tag[0]
+
+    return re.sub(r"</?g\b[^>]*>", keep, drawing)
 
 
 def _element(drawing: str, width: float, height: float) -> str:
@@ -287,5 +338,5 @@ def _element(drawing: str, width: float, height: float) -> str:
         'xmlns:xlink="http://www.w3.org/1999/xlink" aria-hidden="true" '
         f'style="display:block;width:100%;max-width:{1.2 * width:.0f}px;font-family:{fonts};'
         'stroke-linejoin:round;stroke-linecap:butt">'
-        f"<style>.gid-picture>img{{display:none}}</style>{drawing}</svg>"
+        f"{drawing}</svg>"
     )

@@ -35,19 +35,15 @@ def start(seed: int = 0) -> None:
     shell = get_ipython()
     if shell is not None:
         plt.ion()  # loads the inline backend, whose own formatters ours then replace
-        formatters = shell.display_formatter.formatters
-        formatters["text/html"].for_type(Figure, _figure_html)
-        formatters["image/png"].for_type(Figure, pictures.png)
-        formatters["text/plain"].for_type(Figure, _figure_text)
+        formatter = shell.display_formatter
+        formatter.formatters["image/png"].pop(Figure, None)
+        formatter.mimebundle_formatter.for_type(Figure, _figure_bundle)
         shell.run_line_magic("precision", "3")
 
 
-def _figure_html(figure: Figure) -> str:
-    return pictures.bundle(figure)["text/html"]
-
-
-def _figure_text(figure: Figure, printer, _cycle) -> None:
-    printer.text(pictures.plain(pictures.description(figure)))
+def _figure_bundle(figure: Figure, include=None, exclude=None) -> dict[str, str]:
+    """What IPython's formatter of bundles asks for: all forms of a figure at once, drawn once."""
+    return pictures.bundle(figure)
 
 
 def check_environment() -> str:
@@ -60,7 +56,7 @@ def check_environment() -> str:
     faults = [fault for need in needed if (fault := _fault(need))]
     if faults:
         return f"{'; '.join(faults)}. Run `pip install -r requirements.txt` in the course's folder."
-    return f"All {len(needed)} packages are here, each in a version this course was written for."
+    return "Every package is here, in a version that this course was written for."
 
 
 def _fault(need: Requirement) -> str:

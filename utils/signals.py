@@ -156,10 +156,7 @@ def measure(
         loss = _checked_loss(loss_fn(outputs) if targets is None else loss_fn(outputs, targets))
         recorder.phase = "backward"
         gradients = _gradients(loss, [*names, *arguments, *keywords.values()])
-    parameters = {
-        parameter: _parameter_signals(same[0], parameter, gradients.get(parameter), learning_rate)
-        for parameter, same in names.items()
-    }
+    parameters = _parameter_signals(names, gradients, learning_rate)
     return Signals(
         loss=loss.item(),
         layers=tuple(_layer_signals(call, parameters, gradients, learning_rate) for call in recorder.calls),
@@ -234,8 +231,8 @@ def flow(
             hidden.append(phi(hidden[-1] @ weight))
         gradients = torch.autograd.grad(hidden[-1], hidden, output_gradient)
     # One small tensor at a time: a stack of all of them is large enough to be paged in anew each time.
-    norms = [[torch.linalg.vector_norm(t.detach()).item() for t in side] for side in (hidden, gradients)]
-    return tuple(np.array(norms) / math.sqrt(inputs.numel()))
+    sides = [[t.detach().numpy() for t in side] for side in (hidden, gradients)]
+    return tuple(np.sqrt([[np.vdot(t, t) / t.size for t in side] for side in sides]))
 
 
 def running_product(factor: float, count: int, format_name: str) -> np.ndarray:
@@ -306,7 +303,16 @@ def _wide(tensor: Tensor) -> Tensor:
 
 
 def _norm(tensor: Tensor) -> float:
-    norm = torch.linalg.vector_norm(tensor).item()
+    return _exact_norm(tensor, torch.linalg.vector_norm(tensor).item())
+
+
+def _norms(tensors: Sequence[Tensor]) -> list[float]:
+    """Of each tensor; in one call, as `clip_grad_norm_` does it, for a call costs more than a small norm."""
+    norms = torch._foreach_norm(tensors) if tensors else ()
+    return [_exact_norm(tensor, norm.item()) for tensor, norm in zip(tensors, norms, strict=True)]
+
+
+def _exact_norm(tensor: Tensor, norm: float) -> float:
     if 1e-12 < norm < 1e12:
         return norm
     # The squares may have left the range of the format: measure in units of the largest entry.
@@ -322,12 +328,17 @@ def _activation_figures(output: Tensor) -> dict[str, float]:
         return {"activation_mean": NAN, "activation_variance": NAN, "cosine": NAN}
     rows = output.reshape(len(output) if output.ndim else 1, -1)
     norms = torch.linalg.vector_norm(rows, dim=1)
-    mean, mean_square = rows.sum().item() / size, (norms @ norms).item() / size
-    cosine = _mean_cosine(rows, norms)
+    # One pass over the rows for both of their sums: as they are, and as directions. What is small goes to
+    # NumPy, whose calls cost less.
+    sums = torch.stack([torch.ones_like(norms), norms.reciprocal()]) @ rows
+    (total, directions), lengths = sums.cpu().numpy(), norms.cpu().numpy()
+    mean, mean_square = float(total.sum()) / size, float(lengths @ lengths) / size
+    cosine = _mean_cosine(directions, len(rows))
     if rows.dtype != torch.float64 and not (1e-24 < mean_square < 1e24 and math.isfinite(cosine)):
         return _activation_figures(output.double())  # in float32 squares may have left the range
     if math.isnan(cosine):
-        cosine = _mean_cosine(rows[norms != 0], norms[norms != 0])
+        known = norms != 0
+        cosine = _mean_cosine((norms[known].reciprocal() @ rows[known]).cpu().numpy(), int(known.sum()))
     variance = mean_square - mean * mean
     if not variance > 0.01 * mean_square:  # a difference of nearly equal numbers: again, and from near by
         shifted = rows.double() - rows[0, 0]
@@ -335,11 +346,9 @@ def _activation_figures(output: Tensor) -> dict[str, float]:
     return {"activation_mean": mean, "activation_variance": variance, "cosine": cosine}
 
 
-def _mean_cosine(rows: Tensor, norms: Tensor) -> float:
+def _mean_cosine(directions: np.ndarray, count: int) -> float:
     """Over pairs: the square of the summed directions is the sum of all cosines, and of 1 for each row."""
-    count = len(rows)
-    directions = norms.reciprocal() @ rows
-    return ((directions @ directions).item() - count) / (count * (count - 1)) if count > 1 else NAN
+    return (float(directions @ directions) - count) / (count * (count - 1)) if count > 1 else NAN
 
 
 def _activation_counts(module: nn.Module, output: Tensor) -> np.ndarray:
@@ -380,14 +389,17 @@ def _range_shares(gradient: np.ndarray | None, norm: float) -> tuple[dict[str, f
     underflow, overflow = dict.fromkeys(FORMATS, NAN), dict.fromkeys(FORMATS, NAN)
     if gradient is None or not gradient.size:
         return underflow, overflow
-    magnitude = np.abs(gradient)  # NumPy compares and counts three times as fast as torch
-    smallest = magnitude.min()
-    nonzero = magnitude.size if smallest > 0 else np.count_nonzero(magnitude > 0)
+    # NumPy compares and counts three times as fast as torch. No entry is larger than the norm, and few are
+    # small: most often one look is enough for all formats.
+    widest = max(low for low, _ in _ROUNDED_AWAY.values())
+    small = np.abs(gradient[(gradient <= widest) & (gradient >= -widest)])
+    zeros = np.count_nonzero(small == 0)
+    nonzero = gradient.size - zeros
     for name in FORMATS if nonzero else ():
-        # No entry is larger than the norm or smaller than the smallest: most often that spares the counting.
         low, high = _ROUNDED_AWAY[name]
-        underflow[name] = 0.0 if smallest > low else 1 - np.count_nonzero(magnitude > low) / nonzero
-        overflow[name] = 0.0 if norm < high else np.count_nonzero(magnitude >= np.float64(high)) / nonzero
+        underflow[name] = (np.count_nonzero(small <= low) - zeros) / nonzero
+        beyond = 0 if norm < high else np.count_nonzero(np.abs(gradient) >= np.float64(high))
+        overflow[name] = beyond / nonzero
     return underflow, overflow
 
 
@@ -661,19 +673,23 @@ def _update_ratio(learning_rate: float | None, gradient_norm: float, norm: float
 
 
 def _parameter_signals(
-    name: str, parameter: Tensor, gradient: Tensor | None, learning_rate: float | None
-) -> ParameterSignals:
-    gradient = None if gradient is None else _wide(gradient)
-    norm, gradient_norm = _norm(_wide(parameter)), NAN if gradient is None else _norm(gradient)
-    return ParameterSignals(
-        name=name,
-        layer=name.rpartition(".")[0] or "(model)",
-        norm=norm,
-        gradient_norm=gradient_norm,
-        update_ratio=_update_ratio(learning_rate, gradient_norm, norm),
-        frozen=not parameter.requires_grad,
-        gradient=None if gradient is None else gradient.cpu().numpy(),
-    )
+    names: dict[Tensor, list[str]], gradients: dict[Tensor, Tensor], learning_rate: float | None
+) -> dict[Tensor, ParameterSignals]:
+    wide = {parameter: _wide(gradients[parameter]) for parameter in names if parameter in gradients}
+    gradient_norms = dict(zip(wide, _norms(list(wide.values())), strict=True))
+    found = {}
+    for (parameter, same), norm in zip(names.items(), _norms([_wide(p) for p in names]), strict=True):
+        gradient_norm = gradient_norms.get(parameter, NAN)
+        found[parameter] = ParameterSignals(
+            name=same[0],
+            layer=same[0].rpartition(".")[0] or "(model)",
+            norm=norm,
+            gradient_norm=gradient_norm,
+            update_ratio=_update_ratio(learning_rate, gradient_norm, norm),
+            frozen=not parameter.requires_grad,
+            gradient=wide[parameter].cpu().numpy() if parameter in wide else None,
+        )
+    return found
 
 
 def _layer_signals(

@@ -70,6 +70,7 @@ def train(
     batch_size: int = 64,
     seed: int = 0,
     record_gradients: bool = False,
+    progress: bool = True,
 ) -> History:
     """Train `model` on `data` and return the history. The model's parameters and running statistics change.
 
@@ -82,6 +83,7 @@ def train(
                    left out, because batch normalization cannot train on it
     seed           decides the shuffling, and the model's own draws such as dropout; torch's global random
                    state is left as it was
+    progress       whether to show a progress bar; without one, many short trainings leave no trace in a cell
 
     Modes (training or evaluation) are left as they were, also when the model raises; gradients are cleared.
     In float64 the history does not depend on the number of threads (1e-11 measured). In float32 it does: the
@@ -101,6 +103,7 @@ def train(
     check_integer("epochs", epochs, at_least=1)
     check_integer("batch_size", batch_size, at_least=1)
     check_flag("record_gradients", record_gradients)
+    check_flag("progress", progress)
     shuffling = seeded_generator(seed)
     optimizer = _optimizer(model, optimizer, learning_rate)
     weights = {name: p for name, p in model.named_parameters() if p.requires_grad and p.ndim >= 2}
@@ -116,7 +119,7 @@ def train(
         torch.default_generator.manual_seed(int(seed))
         try:
             validation.append(_evaluate(model, loss_fn, data))
-            for _ in _progress(epochs):
+            for _ in _progress(epochs) if progress else range(epochs):
                 model.train()
                 order = torch.randperm(n_train, generator=shuffling)
                 for start in starts:

@@ -50,8 +50,8 @@ for row in torch.stack([z, a, a * (1 - a), slope, torch.exp(-z)], dim=1).tolist(
     print("z = {:.0f}   a = {:.3g}   a(1 − a) = {:.3g}   autograd: {:.3g}   e⁻ᶻ = {:.3g}".format(*row))
 
 # %% [markdown]
-# The product is largest when both are equal: at $a = ½$, that is $z = 0$, it is **¼**. It is never 0 and never negative:
-# $\sigma' \in (0, ¼]$. Far from zero it fades like $e^{-|z|}$, as the last column shows. At $z = 8$ the slope is 3.35e-4:
+# The product is largest when both are equal: at $a = \tfrac12$, that is $z = 0$, it is **¼**. It is never 0 and never
+# negative: $\sigma' \in (0, \tfrac14]$. Far from zero it fades like $e^{-|z|}$, as the last column shows. At $z = 8$ the slope is 3.35e-4:
 # the unit answers "1" and hardly listens to its input any more. It is **saturated**.
 #
 # Its sibling is the same curve, stretched: $\tanh z = 2\,\sigma(2z) - 1$. Twice as high and twice as fast makes a slope
@@ -161,8 +161,8 @@ print(f"The share of units out there is {theory.saturated_share(q, 'sigmoid'):.0
 # $$g_{l-1} = \sqrt{\chi}\; g_l, \qquad \chi = \sigma_w^2\; \mathbb E\!\left[\sigma'(z)^2\right], \quad z \sim \mathcal N(0, q),
 # \qquad q_{l+1} = \sigma_w^2\; \mathbb E\!\left[\sigma(z)^2\right].$$
 #
-# The number $\sigma_w^2$ is called `weight_var` here: the variance of a weight times the number of inputs. Xavier makes it
-# 1. PyTorch's `nn.Linear`, left to itself, draws weights uniformly from ±1/√inputs, which makes it ⅓.
+# The number $\sigma_w^2$ is called `weight_var` here: the variance of a weight times the number of inputs. With Xavier it is
+# exactly 1. PyTorch's `nn.Linear`, left to itself, draws weights uniformly from ±1/√inputs, and that makes it ⅓.
 
 
 # %%
@@ -212,7 +212,8 @@ for scheme, gradient in measured.items():
 plots.guide(ax, 0.25, "¼, the largest slope").set(ylabel="factor per layer", ylim=(0, 0.32));
 
 # %% [markdown]
-# Single networks wander by a few percent; a network of finite width is a random thing. Their medians do not wander:
+# Single networks wander by ten or twenty percent, because a network of finite width is a random thing. Over 19 layers it
+# averages out:
 
 # %%
 for scheme, gradient in measured.items():
@@ -383,7 +384,7 @@ print(f"Ten units, each exactly in the middle of its window at w = 50: {12.5**10
 # ## 6 · Real digits: ten layers, every learning rate
 #
 # Enough of random networks: now they shall learn. The data are 1797 handwritten digits of 8 × 8 pixels, a quarter of them
-# kept for validation. The patient has ten sigmoid layers of 24 units, Xavier weights, plain gradient descent.
+# kept for validation. The patient has ten sigmoid layers of 20 units, Xavier weights, plain gradient descent.
 
 # %%
 digits = data.digits(dtype=torch.float64)
@@ -392,7 +393,7 @@ digits = data.digits(dtype=torch.float64)
 def network(activation, depth=10, **settings):
     """A function that makes this network from a seed."""
     settings |= {"activation": activation, "dtype": torch.float64}
-    return lambda seed: networks.DeepMLP(depth, 24, seed=seed, **settings)
+    return lambda seed: networks.DeepMLP(depth, 20, seed=seed, **settings)
 
 
 # %% [markdown]
@@ -509,11 +510,11 @@ assert share == 0 and mean[9] < 0.25 < mean[4]
 
 # %%
 def one_signed_units(activation, batch, seed):
-    """Share of the units in layer 2 whose 24 weights all get a gradient of one sign."""
+    """Share of the units in layer 2 whose 20 weights all get a gradient of one sign."""
     model = network(activation, depth=3)(seed)
     loss = F.cross_entropy(model(digits.train_inputs[:batch]), digits.train_targets[:batch])
     (gradient,) = torch.autograd.grad(loss, model.blocks[1].linear.weight)
-    return (gradient.sign().sum(dim=1).abs() == 24).double().mean().item()
+    return (gradient.sign().sum(dim=1).abs() == 20).double().mean().item()
 
 
 # %% [markdown]
@@ -528,7 +529,7 @@ for name in ("sigmoid", "tanh"):
 
 # %% [markdown]
 # With one image it holds for every sigmoid unit and for no tanh unit. With 75 images about half of the sigmoid units are
-# still bound by it; by chance it would be one unit in eight million ($2 \cdot 2^{-24}$).
+# still bound by it; by chance it would be one unit in half a million ($2 \cdot 2^{-20}$).
 #
 # What it costs shows in two dimensions. One linear unit has to find the weights (1, −1): one up, the other down. It learns
 # from one example at a time.
@@ -551,7 +552,7 @@ def steps_needed(inputs, learning_rate):
 
 
 # %% [markdown]
-# Its examples are coded once as $\sigma(x)$, all positive, and once as $\sigma(x) - ½$. Each coding gets its best learning
+# Its examples are coded once as $\sigma(x)$, all positive, and once as $\sigma(x) - \tfrac12$. Each coding gets its best learning
 # rate from one grid.
 
 # %%
@@ -567,15 +568,16 @@ ax.set(xlabel="first weight", ylabel="second weight", ylim=(-1.5, 0.9));
 
 # %% [markdown]
 # The centered unit walks to the goal. The positive one zigzags, because every single step has to go up-right or down-left,
-# and the goal lies down-right. (For $n$ independent inputs, the ratio of the fastest to the slowest direction is
-# $1 + n\,\text{mean}^2/\text{variance}$. LeCun, Kanter and Solla gave this reason for centering in 1991.)
+# and the goal lies down-right. (For $n$ independent inputs, the loss is $1 + n\,\text{mean}^2/\text{variance}$ times as curved
+# in one direction as in all others, and the learning rate has to suit that one. LeCun, Kanter and Solla gave this reason
+# for centering in 1991.)
 #
 # ### A sigmoid network that is a tanh network
 #
 # So sigmoids have two faults, a small slope and a constant ½. Repair both by hand. Since
-# $\sigma(z) - ½ = ½ \tanh(z/2)$, take the weights $4W$, and biases that subtract the ½ again, $-½ \sum_j 4W_{ij}$:
+# $\sigma(z) - \tfrac12 = \tfrac12 \tanh(z/2)$, take the weights $4W$, and biases that subtract the ½ again, $-\tfrac12 \sum_j 4W_{ij}$:
 #
-# $$z_i = \sum_j 4 W_{ij}\,\bigl(\sigma(z_j) - ½\bigr) = 2 \sum_j W_{ij} \tanh(z_j/2)
+# $$z_i = \sum_j 4 W_{ij}\,\bigl(\sigma(z_j) - \tfrac12\bigr) = 2 \sum_j W_{ij} \tanh(z_j/2)
 # \quad\Longrightarrow\quad \frac{z_i}{2} = \sum_j W_{ij} \tanh\!\left(\frac{z_j}{2}\right).$$
 #
 # In terms of $z/2$ this *is* a tanh network with the weights $W$. Nothing is approximated.
@@ -651,7 +653,8 @@ def train_one_layer(block, code, seed):
     autoencoder.blocks[0] = block
     target = (code - code.mean(dim=0)) / (code.std(dim=0) + 1e-6)  # a pixel that is always blank stays 0
     recipe = {"loss_fn": F.mse_loss, "optimizer": "adam", "learning_rate": 0.03, "epochs": 4, "seed": seed}
-    train(autoencoder, data.Split(code, target, code, target), batch_size=75, **recipe)
+    task = data.Split(code, target, code, target)
+    train(autoencoder, task, batch_size=75, progress=False, **recipe)
 
 
 # %% [markdown]
@@ -717,12 +720,12 @@ ax.get_legend().set_loc("lower right");
 
 # %%
 for name, make in starts.items():
-    sizes = [make(seed).blocks[5].linear.weight.var().item() * 24 for seed in range(5)]
+    sizes = [make(seed).blocks[5].linear.weight.var().item() * 20 for seed in range(5)]
     low, middle, high = min(sizes), np.median(sizes), max(sizes)
     print(f"{name:>11}: weight_var of layer 6 is {middle:.2g} (5 seeds: {low:.2g} to {high:.2g})")
 
 # %% [markdown]
-# Both directions are open. Pre-training made the weights larger, with a `weight_var` of about 14 instead of 1 (our fourfold
+# Both directions are open. Pre-training made the weights larger, with a `weight_var` of about 12 instead of 1 (our fourfold
 # weights have 16), and learned biases that keep the units on their slopes: a layer that loses its input, or saturates,
 # cannot reproduce it. In other words, **it found a good initialization**, and a better one than our pencil, for it also
 # knows the images.
@@ -821,7 +824,7 @@ patients["C"] = sweep(network("tanh"), mixed_up, learning_rates=[0.06], **short)
 ax = plt.subplots(figsize=(9, 3.4))[1]
 for name, run in patients.items():
     plots.curve(np.arange(1, 5), run.loss_by_epoch[0], label=name, xlabel="epoch", kind="line", ax=ax)
-ax.set(ylabel="training loss", ylim=(0, 3))
+ax.set(ylabel="training loss", ylim=(0, 3), xticks=range(1, 5))
 ax.get_legend().set_loc("lower left");
 
 # %% [markdown]
@@ -843,8 +846,8 @@ ax.get_legend().set_loc("lower right");
 
 # %%
 for name, run in patients.items():
-    typical = np.median(norms[name], axis=0)[1:]  # layers 2 to 10: 24 * 24 weights of variance 1 / 24
-    ratio = run.learning_rates[0] * typical / math.sqrt(24)
+    typical = np.median(norms[name], axis=0)[1:]  # layers 2 to 10: 20 * 20 weights of variance 1 / 20
+    ratio = run.learning_rates[0] * typical / math.sqrt(20)
     print(f"{name}: gradient in layer 2 / layer 10 = {typical[0] / typical[-1]:.1g}; ", end="")
     print(f"update ratio {ratio.min():.0e} to {ratio.max():.0e}")
 

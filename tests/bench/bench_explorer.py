@@ -3,7 +3,8 @@
     python tests/bench/bench_explorer.py [--presses 60] [--rounds 3]
 
 Both compute the same: forward and backward through 45 to 55 layers of tanh, width 128, batch 64, float64, on
-one thread, and draw gradient and theory by layer. In a real JupyterLab, one key press at a time, the two take
+one thread, and draw gradient and theory by layer, in one size: ours as an explorer does, the other as one
+writes it in plain matplotlib. In a real JupyterLab, one key press at a time, the two take
 turns. Then our explorer alone: a drag of 30 events in a second, and the kernel's memory before and after 500
 changes.
 """
@@ -29,7 +30,7 @@ import numpy as np
 import psutil
 import torch
 from ipywidgets import IntSlider, interact
-from utils import data, explorers, plots, signals, theory
+from utils import data, explorers, signals, theory
 torch.set_num_threads(1)  # and not session.start: interact is to show plain inline figures
 weights = (data.gaussian_batch(100 * 128, 128, seed=0).reshape(100, 128, 128) / 128**0.5).unbind()
 inputs, arriving = data.gaussian_batch(64, 128, seed=1), data.gaussian_batch(64, 128, seed=2)
@@ -39,9 +40,13 @@ OURS = 'explorers.deep_network().set(activation="tanh", depth=50)'
 INTERACT = """
 def show(depth):
     _, rms = signals.flow(weights[:depth], inputs, "tanh", arriving)
-    ax = plots.layers(rms / rms[-1], label="measured")
-    plots.layers(predicted[:depth] / predicted[depth - 1], label="theory", kind="theory", ax=ax)
-    ax.set(xlim=(0, 101), ylim=(1e-10, 1e5), ylabel="activation gradient, last layer = 1")
+    layers = np.arange(1, depth + 1)
+    figure, ax = plt.subplots(figsize=(9, 4.2))
+    ax.semilogy(layers, rms / rms[-1], "o", label="measured")
+    ax.semilogy(layers, predicted[:depth] / predicted[depth - 1], "k", label="theory, infinite width")
+    ax.set(xlim=(0, 101), ylim=(1e-10, 1e5), xlabel="layer", ylabel="activation gradient, last layer = 1")
+    ax.grid(alpha=0.16)
+    ax.legend(loc="lower right")
     plt.show()
 interact(show, depth=IntSlider(50, 1, 100));
 """
@@ -155,7 +160,7 @@ def measure(page, options: argparse.Namespace) -> None:
     for turn in range(options.rounds + 1):
         for name, cell in (("ours", 1), ("interact", 2)):
             watch(page, cell)
-            found, seen = press(page, options.presses if turn else 10, 400)
+            found, seen = press(page, options.presses if turn else 10, 600)
             if turn:  # the first is warm-up
                 delays[name] += found
             if name == "ours":
