@@ -362,10 +362,11 @@ def deep_network(activations: Sequence[str] = ("sigmoid", "tanh"), gain: float =
         "gain": Slider("weight gain", [round(2 ** (k / 8), 3) for k in range(-16, 33)], gain),
         "activation": Choice("activation", {name: name for name in activations}, activations[0]),
     }
+    saturates = activations[0] in ("sigmoid", "tanh")
     tries = (
-        "Raise the weight gain: does a sigmoid network ever keep its gradient over 50 layers? "
-        "How many of its units are saturated there?",
-        "Change to tanh and look for the gain at which the line is flat.",
+        f"Raise the weight gain: does a {activations[0]} network ever keep its gradient over 50 layers? "
+        + ("How many of its units are saturated there?" if saturates else "At which gain, and how sharply?"),
+        f"Change to {activations[-1]} and look for the gain at which the line is flat.",
         "At that gain double the depth. Is it still flat?",
     )
     return Explorer(controls, figure, draw, tries)
