@@ -162,7 +162,15 @@ def dashboard() -> explorers.Explorer:
 
 
 @pytest.mark.parametrize(
-    "make", [explorers.chain, explorers.matrix_chain, explorers.deep_network, explorers.guessing, dashboard]
+    "make",
+    [
+        explorers.chain,
+        explorers.matrix_chain,
+        explorers.deep_network,
+        explorers.dying_units,
+        explorers.guessing,
+        dashboard,
+    ],
 )
 @pytest.mark.filterwarnings("error")
 def test_every_corner_of_every_explorer_draws_and_speaks(make):
@@ -198,6 +206,55 @@ def test_deep_network_says_how_many_units_are_saturated():
     assert abs(said - 100 * expected) < 3
     explorer.set(activation="relu")
     assert "saturates" not in explorer.sentence
+
+
+def network_of_dying_units(leak: float, bias: float, seed: int = 2) -> torch.nn.Sequential:
+    """The network of `explorers.dying_units` at the start, in the words of torch."""
+    activation = torch.nn.LeakyReLU(leak)
+    sizes = (64, 32, 32, 10)
+    layers = []
+    for k in range(3):
+        linear = torch.nn.Linear(sizes[k], sizes[k + 1])
+        weight = data.gaussian_batch(sizes[k + 1], sizes[k], seed + k, torch.float32)
+        linear.weight.data = weight * (2 / sizes[k]) ** 0.5
+        linear.bias.data.fill_(bias if k < 2 else 0.0)
+        layers += [linear, activation] if k < 2 else [linear]
+    return torch.nn.Sequential(*layers)
+
+
+@pytest.mark.parametrize(("first_step", "leak", "bias"), [(10, 0.0, 0.0), (5, 0.1, 0.0), (0.2, 0.0, -3.0)])
+def test_dying_units_counts_what_gradient_descent_kills(first_step, leak, bias):
+    digits, model = data.digits(), network_of_dying_units(leak, bias)
+
+    def off() -> int:
+        with torch.no_grad():
+            return int((model[:3](digits.train_inputs).amax(dim=0) <= 0).sum())
+
+    counts = [off()]
+    order = torch.randperm(1347, generator=torch.Generator().manual_seed(2))
+    for step in range(21):
+        batch = order[:1275].reshape(-1, 75)[step % 17]
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.2 if step else first_step)
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(digits.train_inputs[batch]), digits.train_targets[batch])
+        loss.backward()
+        optimizer.step()
+        if step in (0, 20):
+            counts.append(off())
+    sentence = explorers.dying_units().set(first_step=first_step, leak=leak, bias=bias).sentence
+    said = re.search(r"layer 2, (\d+) are .* start, (\d+) after the first step, (\d+) after 20", sentence)
+    assert [int(number) for number in said.groups()] == counts
+    assert f"The loss is {loss.item():.2g};" in sentence
+
+
+def test_dying_units_die_of_a_large_step_and_of_a_negative_bias_and_a_leak_helps():
+    explorer = explorers.dying_units()
+    assert "0 are dead at the start, 0 after the first step, 0 after 20 more. The loss" in explorer.sentence
+    assert "That step lowered the z of those it switched off by" in explorer.set(first_step=10).sentence
+    assert "0 after the first step, 0 after" in explorer.set(leak=0.3).sentence
+    explorer.reset()
+    assert "They start below 0 for every image. The loss is 2.3" in explorer.set(bias=-3).sentence
+    assert "they still get a gradient" in explorer.set(leak=0.1).sentence
 
 
 def test_chain_finds_where_a_format_gives_up():

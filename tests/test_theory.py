@@ -663,6 +663,66 @@ def test_relu_cosine_agrees_with_a_wide_layer():
         assert measured.mean() == pytest.approx(theory.relu_cosine_map(cosine), abs=error)
 
 
+def test_critical_gains_closed_forms():
+    assert theory.critical_gains("identity") == pytest.approx((1, 1))
+    assert theory.critical_gains("relu", 7.0) == pytest.approx((math.sqrt(2), math.sqrt(2)))
+    for slope in (0.01, 0.25, 1.0, -1.0):
+        expected = math.sqrt(2 / (1 + slope**2))
+        gains = theory.critical_gains(nn.LeakyReLU(slope))
+        assert gains == pytest.approx((expected, expected))
+        assert nn.init.calculate_gain("leaky_relu", slope) == pytest.approx(expected)
+    assert theory.critical_gains("prelu") == pytest.approx(theory.critical_gains(nn.LeakyReLU(0.25)))
+    # E[sin(z)**2] and E[cos(z)**2] of a standard normal z are (1 -+ exp(-2)) / 2
+    gains = theory.critical_gains(torch.sin)
+    assert gains == pytest.approx([math.sqrt(2 / (1 - math.exp(-2))), math.sqrt(2 / (1 + math.exp(-2)))])
+
+
+def test_critical_gains_against_the_conventions_of_torch():
+    assert theory.critical_gains("selu")[0] == pytest.approx(1)  # q = 1 is its fixed point
+    for name, convention in {"tanh": 5 / 3, "sigmoid": 1.0, "selu": 0.75}.items():
+        assert nn.init.calculate_gain(name) == pytest.approx(convention)
+        assert min(abs(gain / convention - 1) for gain in theory.critical_gains(name)) > 0.04
+    for name in ("elu", "gelu", "silu"):
+        with pytest.raises(ValueError, match="Unsupported nonlinearity"):
+            nn.init.calculate_gain(name)
+
+
+def test_critical_gains_at_the_ends():
+    forward, backward = theory.critical_gains("tanh", [0.0, 1e-8, 1.0])
+    assert forward[:2] == pytest.approx([1, 1]) and backward[:2] == pytest.approx([1, 1])
+    assert theory.critical_gains("relu", 0.0) == pytest.approx((math.sqrt(2), math.sqrt(2)))
+    assert theory.critical_gains("relu", 1e300) == pytest.approx((math.sqrt(2), math.sqrt(2)))
+    assert theory.critical_gains(lambda z: 0 * z) == (INF, INF)
+
+
+@for_all(name=names, q=variances)
+def test_critical_gains_keep_what_they_promise(name, q):
+    forward, backward = theory.critical_gains(name, q)
+    assert theory.variance_map(q, name, forward**2) == pytest.approx(q)
+    assert theory.chi(q, name, backward**2) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", sorted(set(theory.ACTIVATIONS) - {"identity"}))
+def test_critical_gains_agree_with_a_wide_layer(name):
+    phi, width, batch = theory.activation_module(name).double(), 1500, 16
+    forward, backward = theory.critical_gains(name)
+    kept = []
+    for seed in range(8):
+        generator = torch.Generator().manual_seed(seed)
+        weight = torch.randn(width, width, dtype=torch.float64, generator=generator) / math.sqrt(width)
+        z, delta = torch.randn(2, batch, width, dtype=torch.float64, generator=generator)
+        z.requires_grad_()
+        hidden = phi(z)
+        (gradient,) = torch.autograd.grad(hidden, z, delta @ weight * backward)
+        kept.append([(hidden @ weight * forward).square().mean().item(), gradient.square().mean().item()])
+    # 5 standard errors of the mean over 8 seeds: 1 in 600 for Student's t with 7 degrees of freedom
+    error = 5 * np.std(kept, axis=0, ddof=1) / math.sqrt(8)
+    assert (np.abs(np.mean(kept, axis=0) - 1) < error).all()
+    assert (
+        error < 0.1
+    ).all()  # sharp enough to tell; the sigmoid's mean adds up, so its error is the largest
+
+
 def test_log_gradient_norm_varies_by_depth_over_width():
     # He-ReLU, 300 seeds at once. The log of the squared norm varies by 5 / n per layer (Hanin and Rolnick
     # 2018), hence that of the norm by 5 / (4 n); 300 seeds know a variance to sqrt(2 / 300) = 8 %.
@@ -838,6 +898,8 @@ BAD_INPUT = [  # error, sentence, function, arguments
     (ValueError, f"factor {NUMBER} inf was given.", theory.first_overflow, INF, "float16"),
     (ValueError, "cosine must be from -1 to 1, but 1.5 was given.", theory.relu_cosine_map, 1.5),
     (ValueError, f"cosine {NUMBER} nan was given.", theory.relu_cosine_map, NAN),
+    (ValueError, f"q {VARIANCES} -1.0 was given.", theory.critical_gains, "relu", -1.0),
+    (ValueError, f"activation {NAMES}, but 'swish' was given.", theory.critical_gains, "swish"),
     (
         ValueError,
         "activation must be one of sigmoid, tanh, but 'relu' was given.",

@@ -15,6 +15,7 @@ from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
+from torch.nn import functional
 
 from utils import data, pictures, plots, signals, theory
 
@@ -361,13 +362,110 @@ def deep_network(activations: Sequence[str] = ("sigmoid", "tanh"), gain: float =
         "gain": Slider("weight gain", [round(2 ** (k / 8), 3) for k in range(-16, 33)], gain),
         "activation": Choice("activation", {name: name for name in activations}, activations[0]),
     }
+    saturates = activations[0] in ("sigmoid", "tanh")
     tries = (
-        "Raise the weight gain: does a sigmoid network ever keep its gradient over 50 layers? "
-        "How many of its units are saturated there?",
-        "Change to tanh and look for the gain at which the line is flat.",
+        f"Raise the weight gain: does a {activations[0]} network ever keep its gradient over 50 layers? "
+        + ("How many of its units are saturated there?" if saturates else "At which gain, and how sharply?"),
+        f"Change to {activations[-1]} and look for the gain at which the line is flat.",
         "At that gain double the depth. Is it still flat?",
     )
     return Explorer(controls, figure, draw, tries)
+
+
+def dying_units(seed: int = 2) -> Explorer:
+    """Lesson 03: units that one step too large, or a negative bias, switches off on every image.
+
+    first step x slope of the leak x bias at the start; the second of two hidden layers of 32 units, He, on
+    the digits, in float32: one step of the chosen size and 20 ordinary ones (0.2), on mini-batches of 75. A
+    unit is off when its z is <= 0 on every training image; with slope 0 it gets no gradient there, so it is
+    dead. The weights are drawn once.
+    """
+    width, batch, ordinary, steps = 32, 75, 0.2, 20
+    figure = _figure()
+    digits = data.digits(dtype=torch.float32)
+    images, labels = digits.train_inputs, digits.train_targets
+    sizes = (images.shape[1], width, width, 10)
+    drawn = []
+    for k, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        weight = data.gaussian_batch(fan_out, fan_in, seed + k, torch.float32) * (2 / fan_in) ** 0.5
+        drawn += [weight, torch.zeros(fan_out)]
+    order = torch.randperm(len(images), generator=data.seeded_generator(seed))
+    batches = order[: len(images) // batch * batch].reshape(-1, batch)
+
+    def second_layer(parameters: Sequence[Tensor], inputs: Tensor, leak: float) -> Tensor:
+        hidden = functional.leaky_relu(functional.linear(inputs, *parameters[:2]), leak)
+        return functional.linear(hidden, *parameters[2:4])
+
+    @functools.lru_cache(maxsize=64)
+    def trained(first_step: float, leak: float, bias: float) -> tuple[np.ndarray, float, float, float]:
+        """Shares of images with z > 0, (3, width): at the start, after one step, at the end; three numbers.
+
+        They are the mean fall of z in the units that the first step switched off, the spread of z between
+        images at the start, and the last loss.
+        """
+        parameters = [p.clone() + (bias if k in (1, 3) else 0.0) for k, p in enumerate(drawn)]
+        for parameter in parameters:
+            parameter.requires_grad_()
+        on, means, spread, loss = [], [], 0.0, torch.zeros(())
+        for step in range(steps + 2):
+            if step in (0, 1, steps + 1):
+                with torch.no_grad():
+                    z = second_layer(parameters, images, leak)
+                on.append((~(z <= 0)).float().mean(dim=0).numpy())  # a z that is NaN is not off
+                means.append(z.mean(dim=0))
+                spread = spread if step else z.std(dim=0).mean().item()
+            if step <= steps:
+                chosen = batches[step % len(batches)]
+                hidden = functional.leaky_relu(second_layer(parameters, images[chosen], leak), leak)
+                loss = functional.cross_entropy(functional.linear(hidden, *parameters[4:]), labels[chosen])
+                gradients = torch.autograd.grad(loss, parameters)
+                with torch.no_grad():
+                    torch._foreach_sub_(parameters, gradients, alpha=ordinary if step else first_step)
+        killed = torch.from_numpy((on[1] == 0) & (on[0] > 0))
+        fall = (means[0] - means[1])[killed].mean().item() if killed.any() else 0.0
+        return np.stack(on), fall, spread, loss.item()
+
+    def draw(axes: list[Axes], first_step: float, leak: float, bias: float) -> str:
+        (ax,) = axes
+        on, fall, spread, loss = trained(first_step, leak, bias)
+        start, after, end = (int(np.sum(shares == 0)) for shares in on)
+        ranks = np.argsort(on[1], kind="stable")
+        units = np.arange(1, width + 1)
+        plots.curve(units, on[0][ranks], label="at the start", kind="line", ax=ax)
+        plots.curve(units, on[1][ranks], label="after the first step", ax=ax)
+        plots.curve(units, on[2][ranks], label=f"after {steps} more steps of {ordinary:g}", ax=ax)
+        ax.set(xlabel="unit of layer 2, in order", ylabel="share of images that switch it on")
+        ax.set(xlim=(0, width + 1), ylim=(-0.05, 1.3))
+        word = "dead" if leak == 0 else "off on every image"
+        said = (
+            f"First step {first_step:.3g}, leak {leak:g}, bias {bias:g}: of {width} units in layer 2, "
+            f"{start} are {word} at the start, {after} after the first step, {end} after {steps} more."
+        )
+        if fall > 0:
+            said += (
+                f" That step lowered the z of those it switched off by {fall:.2g} on average; between "
+                f"images, z differs by only {spread:.2g}."
+            )
+        elif after:
+            said += " They start below 0 for every image."
+        if leak and after:
+            said += " Their slope is not 0, so they still get a gradient."
+        if not np.isfinite(loss):
+            return f"{said} The training has exploded: its loss is not a number any more."
+        return f"{said} The loss is {loss:.2g}; guessing costs 2.3."
+
+    controls = {
+        "first_step": Slider("size of the first step", [0.1, 0.2, 0.5, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10], 0.2),
+        "leak": Slider("slope of the leak", [0, 0.01, 0.03, 0.1, 0.2, 0.3], 0),
+        "bias": Slider("bias at the start", np.arange(-4, 0.1, 0.5).tolist(), 0),
+    }
+    tries = (
+        "Raise the size of the first step: where does the first unit die, and how many are dead at 10? "
+        "Do the ordinary steps that follow bring them back?",
+        "Stay at 10 and raise the leak. Is 0.01, PyTorch's default, enough?",
+        "Put the first step back to 0.2 and lower the bias. At which bias does the loss stay at 2.3?",
+    )
+    return Explorer(controls, figure, draw, tries, legend="upper left")
 
 
 def guessing() -> Explorer:

@@ -392,6 +392,27 @@ def relu_cosine_map(cosine: float) -> float:
     return (math.sqrt(1 - cosine**2) + cosine * (math.pi - math.acos(cosine))) / math.pi
 
 
+def critical_gains(activation: Activation, q: ArrayLike = 1.0) -> tuple[Values, Values]:
+    """(forward, backward): gains at which a layer keeps the variance q, and the mean squared gradient.
+
+    The gain is sigma_w, so weight_var = gain**2. Forward it is sqrt(q / E[phi(z)**2]): variance_map(q) = q.
+    Backward it is 1 / sqrt(E[phi'(z)**2]): chi(q) = 1. z ~ N(0, q); at q = 0 both are limits from above.
+    The two agree where phi is linear on either side of 0 (He et al. 2015): sqrt(2) for ReLU, sqrt(2 / (1 +
+    a**2)) for a leak of slope a. Elsewhere no single gain keeps both. `torch.nn.init.calculate_gain` has
+    these for ReLU and leaky ReLU; its 5/3 for tanh, 1 for sigmoid and 3/4 for SELU are conventions, and it
+    knows no ELU, GELU or SiLU. A gain is inf where nothing comes through.
+    Raises TypeError or ValueError when q is negative or not finite, or on a bad activation.
+    """
+    q = np.maximum(_numbers("q", q, low=0.0), 1e-200)
+    function = _as_function(activation)
+    slope = _derivative(function)
+    scale = np.sqrt(q)[..., None]  # before squaring, because the square of 1e-200 is 0
+    forward = gaussian_expectation(lambda z: (function(z) / torch.from_numpy(scale)) ** 2, q)
+    backward = gaussian_expectation(lambda z: slope(z) ** 2, q)
+    with np.errstate(divide="ignore"):
+        return tuple(_plain(1 / np.sqrt(np.asarray(kept))) for kept in (forward, backward))
+
+
 # --- 3. Saturation -----------------------------------------------------------------------------------------
 
 

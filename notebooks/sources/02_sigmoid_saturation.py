@@ -958,4 +958,4 @@ for name, run in patients.items():
 # - Nielsen (2015), *Neural Networks and Deep Learning*, chapters 3 and 5, Determination Press.
 # - Schoenholz, Gilmer, Ganguli, Sohl-Dickstein (2017), *Deep information propagation*, ICLR.
 #
-# **Next:** 03 · ReLU and its variants. Is a derivative of 1 enough?
+# **Next:** [03 · ReLU and its variants](03_relu_and_variants.ipynb). Is a derivative of 1 enough?
