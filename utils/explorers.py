@@ -14,6 +14,8 @@ import traitlets
 from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Polygon
 from scipy.interpolate import CubicSpline, RectBivariateSpline
 from torch import Tensor, nn
 
@@ -467,10 +469,10 @@ def phase_diagram() -> Explorer:
     with pictures.style():
         figure = Figure(figsize=(9, 4.9))
         figure.subplot_mosaic([["plane", "scale"], ["plane", "two"]], width_ratios=(1, 1.15))
+        _draw_phases(figure, figure.axes[0])
     weights = data.gaussian_batch(depth * width, width, seed=0).reshape(depth, width, width) / width**0.5
     biases = data.gaussian_batch(depth, width, seed=1)
     inputs = _correlated_pairs(pairs, width, starts)
-    line_b, line_w = _critical_line()
     second_moment, product = _tanh_tables()
     steps = np.arange(1, depth + 1)
 
@@ -481,9 +483,9 @@ def phase_diagram() -> Explorer:
             torch.addmm(bias, hidden, weight, beta=sigma_b, alpha=sigma_w, out=after)
             hidden = torch.tanh(after)
         a, b = z.reshape(depth, len(starts), pairs, 2, width).unbind(-2)
-        squares = torch.stack([a.square().mean(-1), b.square().mean(-1)], dim=-1)
-        correlation = (a * b).mean(-1) / squares.prod(-1).sqrt()
-        return squares.flatten(1).T.numpy(), correlation.permute(1, 2, 0).numpy()
+        squares, product = (a.square().mean(-1), b.square().mean(-1)), (a * b).mean(-1)
+        correlation = product / (squares[0] * squares[1]).sqrt()
+        return (sum(squares) / 2).mean((1, 2)).numpy(), correlation.permute(1, 2, 0).numpy()
 
     def expected(sigma_w: float, sigma_b: float) -> tuple[np.ndarray, np.ndarray]:
         q = [sigma_w**2 + sigma_b**2]
@@ -517,26 +519,21 @@ def phase_diagram() -> Explorer:
 
     def draw(axes: list[Axes], sigma_w: float, sigma_b: float) -> str:
         plane, scale, two = axes
-        for number, edge in enumerate((0.5, 3.0)):
-            area = np.append(line_w, (edge, edge)), np.append(line_b, (1, 0))
-            plane.fill(*area, color=pictures.COLORS[number], alpha=0.16, linewidth=0)
-        plots.curve(line_w, line_b, kind="theory", ax=plane)
-        plane.annotate("ordered", (0.6, 0.85))
-        plane.annotate("chaotic", (2.25, 0.08))
-        plane.annotate("χ = 1", (1.88, 0.93))
         plane.plot(sigma_w, sigma_b, "o", color=pictures.INK, markersize=10, label="_", clip_on=False)
-        plane.set(xlabel="σ_w", ylabel="σ_b", xlim=(0.5, 3.0), ylim=(0, 1), title="PHASES OF TANH")
         (squares, correlations), (q, c) = measured(sigma_w, sigma_b), expected(sigma_w, sigma_b)
         plots.curve(steps, squares, label="measured", log_y=True, ax=scale)
         plots.curve(steps, q, label="theory", kind="theory", ax=scale)
         scale.set(ylabel="variance q", xlim=(0, depth + 1), title="SCALE")
         plots.snap(scale, (1e-3, 30), (1e-16, 30))
         for start, values, line in zip(starts, correlations, c, strict=True):
-            plots.curve(steps, values, label=f"inputs {start:g}", ax=two)
+            plots.curve(steps, values, label=f"start {start:g}", ax=two)
             plots.curve(steps, line, label="theory", kind="theory", ax=two)
-        two.set(
-            xlabel="layer", ylabel="correlation", xlim=(0, depth + 1), ylim=(-0.3, 1.05), title="TWO INPUTS"
-        )
+        two.set(xlabel="layer", ylabel="correlation", xlim=(0, depth + 1), ylim=(-0.8, 1.05))
+        two.set_title("TWO INPUTS")
+        if two.get_legend()._ncols == 1:  # below the data; built once
+            entries = dict(zip(*reversed(two.get_legend_handles_labels()), strict=True))
+            options = plots.LEGEND | {"ncols": 3, "handlelength": 1.4}
+            two.legend(entries.values(), entries.keys(), loc="lower center", **options)
         return verdict(sigma_w, sigma_b)
 
     controls = {
@@ -559,6 +556,19 @@ def _correlated_pairs(pairs: int, width: int, correlations: Sequence[float]) -> 
     cosine = torch.tensor(correlations, dtype=torch.float64).repeat_interleave(pairs)[:, None]
     second = cosine * first + (1 - cosine**2).sqrt() * other
     return torch.stack([first, second], dim=1).reshape(-1, width) * width**0.5
+
+
+def _draw_phases(figure: Figure, ax: Axes) -> None:
+    """The plane of tanh, drawn on the figure: what lies on the axes is drawn anew with every change."""
+    ax.set(xlabel="σ_w", ylabel="σ_b", xlim=(0.5, 3.0), ylim=(0, 1), title="PHASES OF TANH")
+    line_b, line_w = _critical_line()
+    place = {"transform": ax.transData, "zorder": -1}
+    for number, edge in enumerate((0.5, 3.0)):
+        area = np.column_stack([np.append(line_w, (edge, edge)), np.append(line_b, (1, 0))])
+        figure.add_artist(Polygon(area, color=pictures.COLORS[number], alpha=0.16, linewidth=0, **place))
+    figure.add_artist(Line2D(line_w, line_b, color=pictures.INK, linewidth=1.4, **place))
+    for x, y, words in ((0.6, 0.85, "ordered"), (2.3, 0.85, "chaotic"), (1.9, 0.93, "χ = 1")):
+        figure.text(x, y, words, transform=ax.transData)
 
 
 @functools.cache
