@@ -170,6 +170,9 @@ def dashboard() -> explorers.Explorer:
         explorers.dying_units,
         explorers.guessing,
         dashboard,
+        explorers.guessing,
+        dashboard,
+        explorers.phase_diagram,
     ],
 )
 @pytest.mark.filterwarnings("error")
@@ -323,3 +326,35 @@ def test_a_dashboard_without_any_gradient_is_drawn():
     inputs, targets = digits.train_inputs[:16], digits.train_targets[:16]
     explorer = explorers.dashboard({"none": detached}, inputs, targets, F.cross_entropy, networks.Block)
     assert "float16 turns 0% of the gradient to 0" in explorer.sentence
+
+
+@pytest.mark.parametrize(
+    ("sigma_w", "sigma_b", "phase"), [(1.0, 0.4, "ordered"), (1.5, 0.1, "chaotic"), (2.5, 0.3, "chaotic")]
+)
+def test_phase_diagram_says_what_theory_says_and_measures_it(sigma_w, sigma_b, phase):
+    explorer = explorers.phase_diagram().set(sigma_w=sigma_w, sigma_b=sigma_b)
+    scales = theory.depth_scales("tanh", sigma_w**2, sigma_b**2)
+    assert f": {phase}. χ = {scales.chi:.3g}:" in explorer.sentence
+    assert f"6 ξ_c = {6 * scales.correlation:.0f} layers" in explorer.sentence
+    _, scale, two = explorer._figure.axes
+    measured, expected = (line.get_ydata() for line in scale.lines)
+    first = sigma_w**2 + sigma_b**2
+    q = theory.variance_trajectory(50, "tanh", sigma_w**2, sigma_b**2, first)
+    assert np.abs(expected / q - 1).max() < 1e-3
+    # The mean of 128 squares, over inputs of one network: sqrt(2 / 128) = 0.125 if all inputs were alike.
+    assert np.abs(measured / q - 1).mean() < 0.125
+    for start, (dots, line) in zip(
+        (0.0, 0.9), zip(two.lines[::2], two.lines[1::2], strict=True), strict=True
+    ):
+        cosine = (sigma_w**2 * start + sigma_b**2) / first
+        c = theory.correlation_trajectory(50, "tanh", sigma_w**2, sigma_b**2, first, cosine)
+        assert np.abs(line.get_ydata() - c).max() < 2e-3
+        # A correlation of 128 units is known to 1 / sqrt(128) = 0.09; in chaos the errors of layers add up.
+        assert np.abs(dots.get_ydata() - c).mean() < 0.2
+
+
+def test_phase_diagram_knows_the_edge_and_the_axis():
+    explorer = explorers.phase_diagram().set(sigma_w=1.0, sigma_b=0.0)
+    assert "at the edge of chaos. χ = 1:" in explorer.sentence and "no bound" in explorer.sentence
+    explorer.set(sigma_w=0.8)
+    assert "the signal itself dies, by e every 2.2 layers: trainable to about 13 layers" in explorer.sentence

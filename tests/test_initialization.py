@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from utils.data import DTYPES, seeded_generator
-from utils.initialization import SCHEMES, initialize, weight_variance
+from utils.data import DTYPES, gaussian_batch, seeded_generator
+from utils.initialization import SCHEMES, initialize, lsuv, weight_variance
+from utils.networks import DeepMLP
 
 SHAPES = [(64, 96), (96, 64), (80, 80)]  # (fan_in, fan_out): the two sides are told apart
 SEEDS = range(10)
@@ -199,3 +200,175 @@ def test_a_bad_argument_gets_one_sentence(arguments, error, sentence):
 def test_a_bad_argument_of_weight_variance_gets_one_sentence(arguments, sentence):
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         weight_variance(*arguments)
+
+
+# ---- LSUV
+
+
+def output_variances(model, inputs):
+    """Variance of the outputs of every linear layer, in order."""
+    found = []
+    hooks = [
+        module.register_forward_hook(lambda _module, _inputs, output: found.append(output.var(correction=0)))
+        for module in model.modules()
+        if isinstance(module, nn.Linear)
+    ]
+    with torch.no_grad():
+        model(inputs)
+    for hook in hooks:
+        hook.remove()
+    return torch.stack(found)
+
+
+def network(**settings):
+    settings = {"in_features": 20, "dtype": torch.float64, "initialization": "zero"} | settings
+    return DeepMLP(12, 20, **settings)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "gelu", "sigmoid", "identity"])
+def test_lsuv_gives_every_layer_unit_variance_on_the_batch(activation):
+    model, inputs = network(activation=activation), 7 * gaussian_batch(256, 20, seed=1)
+    scales = lsuv(model, inputs, tolerance=0.001)
+    torch.testing.assert_close(
+        output_variances(model, inputs), torch.ones(13, dtype=torch.float64), rtol=0, atol=0.001
+    )
+    assert len(scales) == 13
+    for block, scale in zip(model.blocks, scales, strict=False):  # orthogonal, but for the scale
+        values = torch.linalg.svdvals(block.linear.weight)
+        torch.testing.assert_close(values, torch.full_like(values, scale))
+        assert (block.linear.bias == 0).all()
+    assert scales[0] == pytest.approx(1 / 7, rel=0.05)
+
+
+def test_lsuv_finds_the_gain_of_he_and_keeps_an_orthogonal_linear_network():
+    inputs = gaussian_batch(2000, 20, seed=1)
+    assert lsuv(network(activation="identity"), inputs)[1:] == pytest.approx([1.0] * 12, rel=0.01)
+    wide = DeepMLP(1, 400, in_features=400, activation="relu", dtype=torch.float64)
+    # ReLU halves the second moment. The second layer is wide too: ten rows alone would not average it out.
+    wide.readout = nn.utils.skip_init(nn.Linear, 400, 400, dtype=torch.float64)
+    _, second = lsuv(wide, gaussian_batch(2000, 400, seed=1))
+    assert second == pytest.approx(math.sqrt(2), rel=0.03)
+
+
+def test_lsuv_follows_the_order_of_the_calls_and_leaves_out_what_is_not_called():
+    class Backwards(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.last = nn.Linear(6, 3, dtype=torch.float64)
+            self.first = nn.Linear(6, 6, dtype=torch.float64)
+            self.unused = nn.Linear(2, 2, dtype=torch.float64)
+
+        def forward(self, x):
+            return self.last(torch.tanh(self.first(x)))
+
+    model, inputs = Backwards(), gaussian_batch(300, 6, seed=0)
+    assert len(lsuv(model, inputs)) == 2
+    assert output_variances(model, inputs) == pytest.approx([1.0, 1.0], abs=0.011)
+
+
+def test_lsuv_leaves_everything_else_as_it_was():
+    model = nn.Sequential(nn.Linear(5, 5), nn.BatchNorm1d(5), nn.Dropout(0.5), nn.Linear(5, 2))
+    model.train()
+    model[2].eval()
+    model[0].weight.grad = torch.ones(5, 5)
+    model[3].weight.requires_grad_(False)
+    modes, statistics = [m.training for m in model.modules()], model[1].running_mean.clone()
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    inputs = gaussian_batch(50, 5, seed=0, dtype=torch.float32)
+    copy = inputs.clone()
+    lsuv(model, inputs)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [m.training for m in model.modules()] == modes
+    assert torch.equal(model[1].running_mean, statistics) and torch.equal(inputs, copy)
+    assert torch.equal(model[0].weight.grad, torch.ones(5, 5))
+    assert model[0].weight.requires_grad and not model[3].weight.requires_grad
+    assert all(not module._forward_hooks for module in model.modules())
+
+
+def test_the_seed_alone_decides_what_lsuv_gives():
+    inputs, models = gaussian_batch(64, 20, seed=0), [network() for _ in range(3)]
+    scales = [lsuv(model, inputs, seed=seed) for model, seed in zip(models, (1, 1, 2), strict=True)]
+    assert scales[0] == scales[1] != scales[2]
+    assert torch.equal(models[0].readout.weight, models[1].readout.weight)
+
+
+def shared():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight = model[0].weight
+    return model
+
+
+class Silent(nn.Module):
+    def forward(self, x):
+        return 0 * x
+
+
+BATCH = torch.ones(4, 3).cumsum(0)
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "error", "sentence"),
+    [
+        (3, {}, TypeError, "model must be an nn.Module, got int."),
+        (nn.Linear(3, 3), {"inputs": [1.0]}, TypeError, "inputs must be a torch.Tensor, got list."),
+        (
+            nn.Linear(3, 3),
+            {"inputs": torch.full((2, 3), math.nan)},
+            ValueError,
+            "inputs must be finite, got NaN or infinity in 6 places.",
+        ),
+        (
+            nn.Linear(3, 3),
+            {"tolerance": 0},
+            ValueError,
+            "tolerance must be a finite number of at least 1e-12, got 0.",
+        ),
+        (
+            nn.Linear(3, 3),
+            {"most_rescalings": 0},
+            ValueError,
+            "most_rescalings must be an integer of at least 1, got 0.",
+        ),
+        (
+            nn.Linear(3, 3),
+            {"seed": -1},
+            ValueError,
+            "seed must be an integer from 0 to 2**32 - 1, got -1.",
+        ),
+        (
+            nn.Identity(),
+            {},
+            ValueError,
+            "model must have an nn.Linear that it calls, and it has none.",
+        ),
+        (
+            shared(),
+            {},
+            ValueError,
+            "model must not share a weight between layers: it cannot be scaled for both.",
+        ),
+        (
+            nn.Sequential(nn.Linear(3, 3), Silent(), nn.Linear(3, 2)),
+            {},
+            ValueError,
+            "The outputs of 2 must vary over the inputs, but their variance is 0.",
+        ),
+        (
+            nn.Sequential(nn.Linear(3, 3)),
+            {"tolerance": 1e-12, "most_rescalings": 1},
+            ValueError,
+            None,
+        ),
+    ],
+)
+def test_lsuv_says_what_is_wrong_and_changes_nothing(model, arguments, error, sentence):
+    parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
+    before = [p.detach().clone() for p in parameters]
+    arguments = {"inputs": BATCH} | arguments
+    with pytest.raises(error) as caught:
+        lsuv(model, arguments.pop("inputs"), **arguments)
+    assert str(caught.value).startswith(
+        "The variance of the outputs of 0 must settle at 1 within 1 resc"
+    ) or (str(caught.value) == sentence)
+    assert all(torch.equal(a, b) for a, b in zip(before, parameters, strict=True))

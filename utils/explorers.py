@@ -14,6 +14,9 @@ import traitlets
 from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Polygon
+from scipy.interpolate import CubicSpline, RectBivariateSpline
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -551,3 +554,146 @@ def dashboard(
         "At which depth does a network first lose gradient to the number format? Look at RANGE.",
     )
     return Explorer(controls, figure, draw, tries)
+
+
+def phase_diagram() -> Explorer:
+    """Lesson 04: order and chaos of tanh networks, and what becomes of the scale and of two inputs.
+
+    sigma_w x sigma_b (standard deviations of the weights, times the root of fan_in, and of the biases). One
+    network of 50 layers of width 128, in float64, whose random numbers are drawn once; 8 pairs of inputs, of
+    correlation 0 and of 0.9 before the first layer. Poole et al. 2016.
+    """
+    depth, width, pairs, starts = 50, 128, 8, (0.0, 0.9)
+    with pictures.style():
+        figure = Figure(figsize=(9, 4.9))
+        figure.subplot_mosaic([["plane", "scale"], ["plane", "two"]], width_ratios=(1, 1.15))
+        _draw_phases(figure, figure.axes[0])
+    weights = data.gaussian_batch(depth * width, width, seed=0).reshape(depth, width, width) / width**0.5
+    biases = data.gaussian_batch(depth, width, seed=1)
+    inputs = _correlated_pairs(pairs, width, starts)
+    second_moment, product = _tanh_tables()
+    steps = np.arange(1, depth + 1)
+
+    @torch.no_grad()
+    def measured(sigma_w: float, sigma_b: float) -> tuple[np.ndarray, np.ndarray]:
+        hidden, z = inputs, torch.empty(depth, *inputs.shape, dtype=inputs.dtype)
+        for weight, bias, after in zip(weights.unbind(), biases.unbind(), z.unbind(), strict=True):
+            torch.addmm(bias, hidden, weight, beta=sigma_b, alpha=sigma_w, out=after)
+            hidden = torch.tanh(after)
+        a, b = z.reshape(depth, len(starts), pairs, 2, width).unbind(-2)
+        squares, product = (a.square().mean(-1), b.square().mean(-1)), (a * b).mean(-1)
+        correlation = product / (squares[0] * squares[1]).sqrt()
+        return (sum(squares) / 2).mean((1, 2)).numpy(), correlation.permute(1, 2, 0).numpy()
+
+    def expected(sigma_w: float, sigma_b: float) -> tuple[np.ndarray, np.ndarray]:
+        q = [sigma_w**2 + sigma_b**2]
+        c = [(sigma_w**2 * np.array(starts) + sigma_b**2) / q[0]]
+        for _ in range(depth - 1):
+            variance = sigma_w**2 * second_moment(q[-1]) + sigma_b**2
+            c.append((sigma_w**2 * product(q[-1], c[-1]) + sigma_b**2) / variance)
+            q.append(variance)
+        return np.array(q), np.transpose(c)
+
+    @functools.lru_cache(maxsize=256)
+    def verdict(sigma_w: float, sigma_b: float) -> str:
+        found = theory.depth_scales("tanh", sigma_w**2, sigma_b**2)
+        chi, layers = found.chi, found.correlation
+        phase = "at the edge of chaos" if abs(chi - 1) < 0.005 else "ordered" if chi < 1 else "chaotic"
+        fate = {"ordered": "vanishes", "chaotic": "explodes"}.get(phase, "keeps its size")
+        start = f"σ_w = {sigma_w:.3g}, σ_b = {sigma_b:.3g}: {phase}. χ = {chi:.3g}: the gradient {fate}, "
+        start += f"a factor {chi**0.5:.3g} per layer."
+        if layers > 300:
+            return f"{start} What two inputs differ by is not forgotten exponentially: ξ_c has no bound."
+        if found.end_variance == 0:
+            return (
+                f"{start} Without biases the signal itself dies, by e every {found.variance:.2g} layers: "
+                f"trainable to about {6 * found.variance:.0f} layers."
+            )
+        return (
+            f"{start} The correlation goes to {found.end_correlation:.2g}, by e every ξ_c = {layers:.2g} "
+            f"layers, the variance to {found.end_variance:.2g}, by e every ξ_q = {found.variance:.2g}. "
+            f"Trainable to about 6 ξ_c = {6 * layers:.0f} layers."
+        )
+
+    def draw(axes: list[Axes], sigma_w: float, sigma_b: float) -> str:
+        plane, scale, two = axes
+        plane.plot(sigma_w, sigma_b, "o", color=pictures.INK, markersize=10, label="_", clip_on=False)
+        (squares, correlations), (q, c) = measured(sigma_w, sigma_b), expected(sigma_w, sigma_b)
+        plots.curve(steps, squares, label="measured", log_y=True, ax=scale)
+        plots.curve(steps, q, label="theory", kind="theory", ax=scale)
+        scale.set(ylabel="variance q", xlim=(0, depth + 1), title="SCALE")
+        plots.snap(scale, (1e-3, 30), (1e-16, 30))
+        for start, values, line in zip(starts, correlations, c, strict=True):
+            plots.curve(steps, values, label=f"start {start:g}", ax=two)
+            plots.curve(steps, line, label="theory", kind="theory", ax=two)
+        two.set(xlabel="layer", ylabel="correlation", xlim=(0, depth + 1), ylim=(-0.8, 1.05))
+        two.set_title("TWO INPUTS")
+        if two.get_legend()._ncols == 1:  # below the data; built once
+            entries = dict(zip(*reversed(two.get_legend_handles_labels()), strict=True))
+            options = plots.LEGEND | {"ncols": 3, "handlelength": 1.4}
+            two.legend(entries.values(), entries.keys(), loc="lower center", **options)
+        return verdict(sigma_w, sigma_b)
+
+    controls = {
+        "sigma_w": Slider("σ_w (weights)", np.round(np.arange(0.5, 3.01, 0.05), 2).tolist(), 1.5),
+        "sigma_b": Slider("σ_b (biases)", np.round(np.arange(0, 1.01, 0.05), 2).tolist(), 0.2),
+    }
+    tries = (
+        "Cross the line from left to right: which of the two pictures beside it changes its mind?",
+        "Stay in the ordered phase and walk towards the line. What happens to ξ_c, and what to ξ_q?",
+        "Xavier is σ_w = 1, σ_b = 0. In which phase is it? How fast does its variance fall?",
+        "Go deep into chaos. Two inputs that were nearly the same: what are they after ten layers?",
+    )
+    return Explorer(controls, figure, draw, tries, legend="lower right")
+
+
+def _correlated_pairs(pairs: int, width: int, correlations: Sequence[float]) -> Tensor:
+    """Inputs (len(correlations) * pairs * 2, width) of mean square 1, in pairs with exactly these cosines."""
+    frame = data.gaussian_batch(pairs * len(correlations) * width, 2, seed=2)
+    first, other = torch.linalg.qr(frame.reshape(-1, width, 2)).Q.unbind(-1)
+    cosine = torch.tensor(correlations, dtype=torch.float64).repeat_interleave(pairs)[:, None]
+    second = cosine * first + (1 - cosine**2).sqrt() * other
+    return torch.stack([first, second], dim=1).reshape(-1, width) * width**0.5
+
+
+def _draw_phases(figure: Figure, ax: Axes) -> None:
+    """The plane of tanh, drawn on the figure: what lies on the axes is drawn anew with every change."""
+    ax.set(xlabel="σ_w", ylabel="σ_b", xlim=(0.5, 3.0), ylim=(0, 1), title="PHASES OF TANH")
+    line_b, line_w = _critical_line()
+    place = {"transform": ax.transData, "zorder": -1}
+    for number, edge in enumerate((0.5, 3.0)):
+        area = np.column_stack([np.append(line_w, (edge, edge)), np.append(line_b, (1, 0))])
+        figure.add_artist(Polygon(area, color=pictures.COLORS[number], alpha=0.16, linewidth=0, **place))
+    figure.add_artist(Line2D(line_w, line_b, color=pictures.INK, linewidth=1.4, **place))
+    for x, y, words in ((0.6, 0.85, "ordered"), (2.3, 0.85, "chaotic"), (1.9, 0.93, "χ = 1")):
+        figure.text(x, y, words, transform=ax.transData)
+
+
+@functools.cache
+def _critical_line() -> tuple[np.ndarray, np.ndarray]:
+    """sigma_b from 0 to 1, and the sigma_w of tanh at which chi is 1."""
+    sigma_b = np.linspace(0, 1, 41)
+    return sigma_b, np.sqrt([theory.critical_weight_var(float(b) ** 2) for b in sigma_b])
+
+
+@functools.cache
+def _tanh_tables() -> tuple[Callable[[float], float], Callable[[float, np.ndarray], np.ndarray]]:
+    """E[tanh(u)**2] by variance, and E[tanh(u) tanh(v)] by variance and correlation (from 0 to 1).
+
+    Interpolated from utils.theory, to about 1e-4 of their value: 50 layers of quadrature take too long for a
+    slider.
+    """
+    q, angle = np.geomspace(1e-3, 12, 20), np.linspace(0, np.pi / 2, 17)
+    shares = [theory.correlation_map(np.cos(angle), "tanh", 1.0, 0.0, float(v)) for v in q]
+    surface = RectBivariateSpline(np.log(q), angle, shares)
+    curve = CubicSpline(np.log(q), np.log(theory.variance_map(q, "tanh", 1.0) / q))
+
+    def second_moment(q: float) -> float:
+        # Below the table tanh(u)**2 is u**2 - 2 / 3 u**4, whose mean is q - 2 q**2.
+        return float(q * np.exp(curve(np.log(q)))) if q > 1e-3 else q - 2 * q * q
+
+    def product(q: float, c: np.ndarray) -> np.ndarray:
+        c = np.clip(c, 0, 1)
+        return second_moment(q) * (surface.ev(np.log(q), np.arccos(c)) if q > 1e-3 else c)
+
+    return second_moment, product

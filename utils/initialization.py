@@ -1,4 +1,4 @@
-"""Random weights: every scheme of the course for one `nn.Linear`, and the variance that each one gives."""
+"""Random weights: every scheme of the course for one `nn.Linear`, the variance of each, and LSUV."""
 
 import math
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from utils.data import check_choice, check_integer, check_number
+from utils.data import check_batch, check_choice, check_integer, check_number, seeded_generator
 
 # Name -> function that fills a (fan_out, fan_in) weight from a generator, at gain 1.
 SCHEMES: dict[str, Callable[..., Tensor]] = {
@@ -97,3 +97,90 @@ def weight_variance(scheme: str, fan_in: int, fan_out: int, gain: float = 1.0) -
         "pytorch_default": 1 / 3,
     }
     return gain**2 * at_gain_1[scheme]
+
+
+def lsuv(
+    model: nn.Module,
+    inputs: Tensor,
+    *,
+    seed: int = 0,
+    tolerance: float = 0.01,
+    most_rescalings: int = 10,
+) -> tuple[float, ...]:
+    """Layer-sequential unit-variance initialization, in place: orthogonal weights, each rescaled on data.
+
+    Every `nn.Linear` of `model` gets orthogonal weights and bias 0. Then, in the order in which the layers
+    are first called, each weight is divided by the standard deviation of its layer's outputs (over examples
+    and units) until their variance is within `tolerance` of 1. The last layer is rescaled as the others.
+    Returns (layers,): the number that each orthogonal weight was multiplied by, in the order of the calls.
+
+    inputs: a batch (batch, ...) as the model takes it; the more varied, the better. Runs in evaluation mode.
+    Modes, gradients, buffers and torch's global random state are left as they were; after an error (a layer
+    that gives one value for everything, a model that fails) the weights too.
+    Raises TypeError for anything but an `nn.Module` and a tensor; ValueError for a model without an
+    `nn.Linear` that it calls, for one with two layers that share a weight, for a layer whose outputs do not
+    vary or whose variance does not settle in `most_rescalings`, and for arguments that are not allowed.
+    Mishkin and Matas 2016.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}.")
+    check_batch("inputs", inputs)
+    check_number("tolerance", tolerance, at_least=1e-12)
+    check_integer("most_rescalings", most_rescalings, at_least=1)
+    generator = seeded_generator(seed)
+    linears = {module: name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    if len({id(linear.weight) for linear in linears}) < len(linears):
+        raise ValueError("model must not share a weight between layers: it cannot be scaled for both.")
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    before = [(p, p.detach().clone()) for linear in linears for p in linear.parameters()]
+    calls: dict[nn.Linear, Tensor] = {}  # in order; of a layer that is called twice, the first
+
+    def keep(linear: nn.Linear, _inputs: tuple, output: Tensor) -> None:
+        calls.setdefault(linear, output)
+
+    hooks = [linear.register_forward_hook(keep) for linear in linears]
+    try:
+        model.eval()
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            for linear in linears:
+                initialize(linear, "orthogonal", generator=generator)
+            model(inputs)
+            order = list(calls)
+            if not order:
+                raise ValueError("model must have an nn.Linear that it calls, and it has none.")
+            scales = []
+            for linear in order:
+                scales.append(1.0)
+                for _ in range(most_rescalings):
+                    calls.clear()
+                    model(inputs)
+                    variance = calls[linear].double().var(correction=0).item()
+                    if abs(variance - 1) <= tolerance:
+                        break
+                    if not 0 < variance < math.inf:
+                        raise ValueError(
+                            f"The outputs of {linears[linear]} must vary over the inputs, "
+                            f"but their variance is {variance:.3g}."
+                        )
+                    linear.weight.div_(math.sqrt(variance))
+                    scales[-1] /= math.sqrt(variance)
+                else:
+                    raise ValueError(
+                        f"The variance of the outputs of {linears[linear]} must settle at 1 within "
+                        f"{most_rescalings} rescalings, but it is {variance:.3g}."
+                    )
+    except BaseException:
+        with torch.no_grad():
+            for parameter, value in before:
+                parameter.copy_(value)
+        raise
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, training in modes:
+            module.training = training
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+    return tuple(scales)

@@ -411,6 +411,240 @@ def critical_gains(activation: Activation, q: ArrayLike = 1.0) -> tuple[Values, 
     backward = gaussian_expectation(lambda z: slope(z) ** 2, q)
     with np.errstate(divide="ignore"):
         return tuple(_plain(1 / np.sqrt(np.asarray(kept))) for kept in (forward, backward))
+# --- 2b. Two inputs, the edge of chaos, finite width -------------------------------------------------------
+
+
+@cache
+def _panel_nodes(levels: int, outer: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights from 0 to 1 (or the last of `outer`): 10 Gauss-Legendre points on each panel."""
+    points, weights = np.polynomial.legendre.leggauss(10)
+    edges = np.concatenate([[0.0], 4.0 ** np.arange(-levels, 1), outer])
+    half = np.diff(edges)[:, None] / 2
+    return (edges[:-1, None] + half * (1 + points)).ravel(), (half * weights).ravel()
+
+
+def _angular_nodes(angle: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Angles from 0 to pi and their weights, (..., nodes), for inputs that are `angle` (..., 1) apart.
+
+    The two pre-activations change sign at (pi - angle) / 2 and (pi + angle) / 2. Panels shrink by 4 towards
+    both, `levels` times, so that a kink at 0 falls between panels and a step is resolved.
+    """
+    away, share = _panel_nodes(levels, ())
+    first, last, middle = (math.pi - angle) / 2, (math.pi + angle) / 2, angle / 2
+    angles = [first - first * away, first + middle * away, last - middle * away, last + first * away]
+    shares = [first * share, middle * share, middle * share, first * share]
+    return np.concatenate(angles, -1), np.concatenate(shares, -1)
+
+
+def _pair_expectation(function: TensorFunction, cosine: np.ndarray, q: float) -> np.ndarray:
+    """E[f(u) f(v)] for normal u, v of variance q and the given correlations (any shape).
+
+    In polar coordinates u and v are r cos(theta +- angle / 2): lines through the origin, along which a kink
+    or a step at 0 lies, are single angles (the trick of Cho and Saul 2009). Swapping u and v mirrors theta.
+    """
+    levels = 1 + max(0, math.ceil(math.log(max(q, 1e-300)) / (2 * math.log(4))))  # as sharp as a sigmoid
+    angle = np.arccos(cosine)[..., None]
+    theta, theta_weights = _angular_nodes(angle, levels)
+    radius, radius_weights = _panel_nodes(levels, (2.0, 3.5, 5.0, 7.0, 12.0))
+    radius_weights = radius_weights * radius * np.exp(-(radius**2) / 2)
+    values = []
+    with torch.inference_mode(False), torch.no_grad():
+        for side in (1, -1):
+            z = math.sqrt(q) * np.cos(theta + side * angle / 2)[..., None] * radius
+            values.append(_evaluate(function, torch.from_numpy(z)).double().numpy())
+    return ((values[0] * values[1]) @ radius_weights * theta_weights).sum(-1) / math.pi
+
+
+def _check_pair(weight_var: float, bias_var: float, q: float) -> None:
+    _check_number("weight_var", weight_var, 0.0, or_equal=True)
+    _check_number("bias_var", bias_var, 0.0, or_equal=True)
+    _check_number("q", q, 0.0)
+    if weight_var == bias_var == 0:
+        raise ValueError("weight_var and bias_var must not both be 0: a layer of zeros has no correlation.")
+
+
+def correlation_map(
+    c: ArrayLike, activation: Activation, weight_var: float, bias_var: float, q: float
+) -> Values:
+    """Correlation, one layer on, of the pre-activations for two inputs (Poole et al. 2016).
+
+    Both have variance q and correlation c now: (weight_var * E[phi(u) phi(v)] + bias_var) divided by
+    variance_map(q). `c` is a number or an array. Exactly 1 at c = 1; for ReLU without biases it is
+    relu_cosine_map. Right to about 1e-9 for smooth functions at any q, and 1e-13 for a kink at 0 alone.
+    Raises TypeError or ValueError when c is not from -1 to 1, q is not positive, a variance is negative or
+    not finite, both are 0, or on a bad activation.
+    """
+    c = _numbers("c", c, low=-1.0, high=1.0)
+    _check_pair(weight_var, bias_var, q)
+    function = _as_function(activation)
+    variance = variance_map(q, function, weight_var, bias_var)
+    after = (weight_var * _pair_expectation(function, c, q) + bias_var) / variance
+    return _plain(np.where(c == 1, 1.0, np.clip(after, -1, 1)))
+
+
+def correlation_slope(
+    c: ArrayLike, activation: Activation, weight_var: float, bias_var: float, q: float
+) -> Values:
+    """The derivative of correlation_map by c: weight_var * E[phi'(u) phi'(v)] * q / variance_map(q).
+
+    At c = 1 and at the fixed point q it is chi: what separates two nearly equal inputs is what makes
+    gradients explode (Schoenholz et al. 2017). Raises as correlation_map.
+    """
+    c = _numbers("c", c, low=-1.0, high=1.0)
+    _check_pair(weight_var, bias_var, q)
+    function = _as_function(activation)
+    growth = weight_var * q / variance_map(q, function, weight_var, bias_var)
+    at_one = chi(q, function, growth)
+    return _plain(np.where(c == 1, at_one, growth * _pair_expectation(_derivative(function), c, q)))
+
+
+def correlation_trajectory(
+    depth: int,
+    activation: Activation,
+    weight_var: float,
+    bias_var: float = 0.0,
+    first: float = 1.0,
+    cosine: ArrayLike = 0.0,
+) -> np.ndarray:
+    """Correlations c_1 .. c_depth of the pre-activations for two inputs, c_1 = cosine (Poole et al. 2016).
+
+    Returns (depth,), or (..., depth) for an array of starts. Both inputs have the variances of
+    variance_trajectory with the same arguments; where those die or diverge, the last correlation is kept.
+    Raises as variance_trajectory, when a cosine is not from -1 to 1, and when first is 0.
+    """
+    variances = variance_trajectory(depth, activation, weight_var, bias_var, first)
+    correlations = [_numbers("cosine", cosine, low=-1.0, high=1.0)]
+    _check_pair(weight_var, bias_var, first)
+    function = _as_function(activation)
+    for q, after in zip(variances, variances[1:], strict=False):
+        if not 1e-200 < q < 1e200:
+            correlations.append(correlations[-1])
+            continue
+        c = (weight_var * _pair_expectation(function, correlations[-1], q) + bias_var) / after
+        correlations.append(np.where(correlations[-1] == 1, 1.0, np.clip(c, -1, 1)))
+    return np.stack(correlations, axis=-1)
+
+
+def correlation_fixed_point(activation: Activation, weight_var: float, bias_var: float = 0.0) -> float:
+    """The correlation that two different inputs tend to, layer after layer (Poole et al. 2016).
+
+    1 in the ordered phase (chi <= 1) and at its edge; below 1 in the chaotic phase, because the map is convex
+    on [0, 1] and steeper than 1 at its end. Where the variance dies it is 1, the limit of small biases.
+    Raises TypeError or ValueError when a variance is negative or not finite, when the variance of the
+    pre-activations diverges, or on a bad activation.
+    """
+    return depth_scales(activation, weight_var, bias_var).end_correlation
+
+
+@dataclass(frozen=True)
+class DepthScales:
+    """Where signals settle, and the layers over which the distance from there shrinks by e.
+
+    variance (xi_q) and correlation (xi_c) are those numbers of layers; end_variance (q*) and end_correlation
+    (c*) the fixed points; chi is the factor per layer on the mean squared gradient at q*.
+    """
+
+    variance: float
+    correlation: float
+    end_variance: float
+    end_correlation: float
+    chi: float
+
+
+def depth_scales(activation: Activation, weight_var: float, bias_var: float = 0.0) -> DepthScales:
+    """How many layers forget: xi_q of the variance and xi_c of the correlation (Schoenholz et al. 2017).
+
+    -1 / ln(slope) of variance_map at its fixed point, and of correlation_map at its own. In the ordered phase
+    the second slope is chi, so that gradients shrink over the same depth. inf at the edge of chaos, where
+    nothing is forgotten exponentially. Networks train up to a depth of about 6 xi_c.
+    Where the variance dies, both are those of the limit of small biases, -1 / ln(chi). Raises as
+    correlation_fixed_point.
+    """
+    function = _as_function(activation)
+    q = fixed_point(function, weight_var, bias_var)
+    if not math.isfinite(q):
+        raise ValueError(
+            "weight_var must be small enough for the variance to settle, but it diverges with weight_var "
+            f"{weight_var!r} and bias_var {bias_var!r}."
+        )
+    at_one = chi(q, function, weight_var)
+    if q < 1e-12:
+        return DepthScales(_scale(at_one), _scale(at_one), q, 1.0, at_one)
+    derivative = _derivative(function)
+    variance_slope = weight_var * gaussian_expectation(lambda z: function(z) * derivative(z) * z, q) / q
+    c = _correlation_end(function, weight_var, bias_var, q, at_one - 1)
+    slope = at_one if c == 1 else correlation_slope(c, function, weight_var, bias_var, q)
+    return DepthScales(_scale(variance_slope), _scale(slope), q, c, at_one)
+
+
+def _correlation_end(
+    function: TensorFunction, weight_var: float, bias_var: float, q: float, excess: float
+) -> float:
+    """The stable fixed point of the correlation at that of the variance; excess is chi - 1."""
+    if excess < 1e-6:
+        return 1.0
+
+    def gain(c: float) -> float:
+        product = _pair_expectation(function, np.asarray(c), q)
+        return float((weight_var * product + bias_var) / q) - c
+
+    if gain(0.0) <= 1e-12:  # an odd activation without biases: orthogonal inputs stay orthogonal
+        return 0.0
+    return float(brentq(gain, 0.0, 1 - 1e-3 * min(excess, 1.0), xtol=1e-9))
+
+
+def _scale(slope: float) -> float:
+    if slope <= 0:
+        return 0.0  # forgotten at once
+    return -1 / math.log(slope) if slope < 1 - 1e-9 else math.inf
+
+
+def critical_weight_var(bias_var: float = 0.0, activation: Activation = "tanh") -> float:
+    """The weight_var at which chi is 1 at the fixed point: the edge of chaos (Poole et al. 2016).
+
+    For tanh it is 1 without biases and grows with bias_var; He's 2 is that of ReLU, which has one without
+    biases only. Along the line weight_var is 1 / E[phi'(z)**2], which leaves one equation for q.
+    Raises TypeError or ValueError when bias_var is negative or not finite, when there is no such weight_var,
+    or on a bad activation.
+    """
+    _check_number("bias_var", bias_var, 0.0, or_equal=True)
+    function = _as_function(activation)
+
+    def bias_left(q: float) -> float:
+        weight_var = 1 / chi(q, function, 1.0)
+        return q - variance_map(q, function, weight_var) - bias_var
+
+    smallest = 1e-12
+    if abs(bias_left(smallest)) <= 1e-12:
+        return 1 / chi(0.0, function, 1.0)
+    for exponent in range(-9, 10):
+        largest = 10.0**exponent
+        if bias_left(largest) > 0 > bias_left(smallest):
+            q = brentq(bias_left, smallest, largest, xtol=1e-300, rtol=1e-13)
+            return 1 / chi(q, function, 1.0)
+        smallest = largest
+    raise ValueError(f"{activation!r} has no critical weight_var for bias_var {bias_var!r}.")
+
+
+def log_gradient_norm_variance(depth: int, width: int, activation: str = "relu") -> float:
+    """Variance, over random networks, of ln(gradient norm) after `depth` layers of `width` units.
+
+    Of the activation gradient for ONE input (over a batch part of it averages out), relative to that which
+    enters the last of these layers; Gaussian weights of any variance, for the scale drops out. To leading
+    order in 1 / width it is depth * (3 kappa - 1) / (4 width), kappa = E[phi'**4] / E[phi'**2]**2.
+    Why: one layer multiplies the squared norm by a sum over its units of (phi' g)**2, whose relative
+    variance given g is 3 (kappa - 1) / width, and by a chi-squared number of `width` degrees of freedom,
+    2 / width. Layers are independent, so that their logs add up, and the log of a norm is half of its
+    square's. ReLU (kappa = 2): 5 depth / (4 width); linear networks: depth / (2 width). (Hanin and Rolnick
+    2018; Hanin and Nica 2020.) Only where phi' does not depend on the scale of z.
+    Raises TypeError or ValueError for another activation, and unless depth and width are integers >= 1.
+    """
+    _check_count("depth", depth)
+    _check_count("width", width)
+    _check_choice("activation", activation, ("identity", "relu", "leaky_relu"))
+    slope = _derivative(_as_function(activation))
+    fourth, second = (gaussian_expectation(lambda z, power=power: slope(z) ** power) for power in (4, 2))
+    return depth * (3 * fourth / second**2 - 1) / (4 * width)
 
 
 # --- 3. Saturation -----------------------------------------------------------------------------------------
