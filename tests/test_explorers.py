@@ -170,8 +170,6 @@ def dashboard() -> explorers.Explorer:
         explorers.dying_units,
         explorers.guessing,
         dashboard,
-        explorers.guessing,
-        dashboard,
         explorers.phase_diagram,
     ],
 )

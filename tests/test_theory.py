@@ -723,19 +723,6 @@ def test_critical_gains_agree_with_a_wide_layer(name):
     ).all()  # sharp enough to tell; the sigmoid's mean adds up, so its error is the largest
 
 
-def test_log_gradient_norm_varies_by_depth_over_width():
-    # He-ReLU, 300 seeds at once. The log of the squared norm varies by 5 / n per layer (Hanin and Rolnick
-    # 2018), hence that of the norm by 5 / (4 n); 300 seeds know a variance to sqrt(2 / 300) = 8 %.
-    def variance_of_log_norm(depth: int, width: int) -> float:
-        generator = torch.Generator().manual_seed(0)
-        h = torch.randn(300, width, 1, dtype=torch.float64, generator=generator)
-        first = h = h.requires_grad_()
-        for _ in range(depth):
-            weight = torch.randn(300, width, width, dtype=torch.float64, generator=generator)
-            h = torch.relu(weight @ h * math.sqrt(2 / width))
-        readout = torch.randn(300, width, 1, dtype=torch.float64, generator=generator)
-        (gradient,) = torch.autograd.grad((readout * h).sum(), first)
-        return float(gradient.norm(dim=1).log().var()) - 1 / (2 * width)  # less the readout's own variance
 # --- Two inputs, the edge of chaos, finite width -----------------------------------------------------------
 
 cosines = st.floats(-1, 1)

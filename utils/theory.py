@@ -411,6 +411,8 @@ def critical_gains(activation: Activation, q: ArrayLike = 1.0) -> tuple[Values, 
     backward = gaussian_expectation(lambda z: slope(z) ** 2, q)
     with np.errstate(divide="ignore"):
         return tuple(_plain(1 / np.sqrt(np.asarray(kept))) for kept in (forward, backward))
+
+
 # --- 2b. Two inputs, the edge of chaos, finite width -------------------------------------------------------
 
 

@@ -555,7 +555,7 @@ for name, rate in (("healthy", 0.0001), ("healthy", 0.1), ("vanishing", 0.1)):
 # <details><summary>Answer</summary>
 #
 # A weight gradient is the activation gradient times the input of its layer. That input was $h_1 = 1$ in layer 2 and
-# $x = 2$ in layer 1. So weight gradients alone can hide a disease: lesson 03 has a network in which their ratio stays near
+# $x = 2$ in layer 1. So weight gradients alone can hide a disease: lesson 04 has a network in which their ratio stays near
 # 1 while everything shrinks.
 #
 # </details>
@@ -603,8 +603,8 @@ for name, rate in (("healthy", 0.0001), ("healthy", 0.1), ("vanishing", 0.1)):
 # | **00 Start here** | Four flat loss curves, four different diseases: how would you tell them apart? |
 # | [01 Chain rule intuition](01_chain_rule_intuition.ipynb) | What happens to a message that is passed on a hundred times? |
 # | [02 Sigmoid saturation](02_sigmoid_saturation.ipynb) | Why did deep sigmoid networks not train for twenty years? |
-# | 03 ReLU and variants | Is a derivative of 1 enough? |
-# | 04 Initialization | How large should a random weight be, exactly? |
+# | [03 ReLU and variants](03_relu_and_variants.ipynb) | Is a derivative of 1 enough? |
+# | [04 Initialization](04_initialization.ipynb) | How large should a random weight be, exactly? |
 # | 05 Batch norm | Can normalization prevent vanishing, and what does it cost? |
 # | 06 Residual connections | Why does adding the input back make 1000 layers trainable? |
 # | 07 Gradient clipping | What does one do about a cliff? |
