@@ -277,9 +277,9 @@ for name in ("tanh", "sigmoid", "selu"):
 
 # %%
 def mean_squares(name, start, seed):
-    """Second moments of z in 30 layers of 128 units whose first layer has `start`."""
+    """Mean squares of z in 20 layers of 256 units, the first of which has `start`."""
     gain = theory.critical_gains(name)[0]
-    found = measured(name, gain, seed, scale=math.sqrt(start) / gain)
+    found = measured(name, gain, seed, depth=20, width=256, scale=math.sqrt(start) / gain)
     return np.append(start, (gain * root_mean_square(found)[:-1]) ** 2)
 
 
@@ -289,7 +289,7 @@ for ax, name in zip(axes, ("relu", "selu", "gelu"), strict=True):
     weight_var = theory.critical_gains(name)[0] ** 2
     for start in (2.0, 0.5):
         seeds = np.array([mean_squares(name, start, seed) for seed in range(8)])
-        expected = theory.variance_trajectory(30, name, weight_var, first=start)
+        expected = theory.variance_trajectory(20, name, weight_var, first=start)
         plots.layers(seeds, label=f"start {start:g}", ax=ax, title=name)
         plots.layers(expected, label="theory", kind="theory", ax=ax)
 axes[0].set(ylabel="mean square of z", ylim=(1e-3, 1e3))
@@ -299,7 +299,8 @@ for ax in axes[1:]:
 # %% [markdown]
 # **What you should see.** ReLU is *indifferent*: it keeps whatever it is given, because doubling its input doubles its output.
 # SELU is *attracted* to 1 within a few layers. GELU is *repelled*: too little becomes less, too much becomes more, and its
-# gain of 1.53 balances on a needle. The whole family, in theory:
+# gain of 1.53 balances on a needle; in the end chance decides which way it falls, and the band opens. The whole family, in
+# theory:
 
 # %%
 for name in family:
@@ -378,7 +379,7 @@ final = {name: run.loss_by_epoch[run.best, :, -1] for name, run in family_runs.i
 ax = plt.subplots(figsize=(9, 3.8))[1]
 plots.curve(np.arange(7), [np.median(loss) for loss in final.values()], log_y=True, ax=ax)
 for place, loss in enumerate(final.values()):
-    ax.plot([place, place], [loss.min(), loss.max()], color=pictures.COLORS[0], linewidth=6, alpha=0.35)
+    ax.plot([place, place], [loss.min(), loss.max()], color=pictures.COLORS[0], linestyle="-", lw=6, alpha=0.35)
 ax.set_xticks(np.arange(7), list(final))
 ax.set_ylabel("training loss, epoch 10")
 words = ", ".join(f"{name} {np.median(loss):.2g}" for name, loss in final.items())
@@ -648,8 +649,8 @@ factor = math.sqrt(theory.chi(1.0, "selu", 1.0))
 ax = plots.layers(gradient / gradient[:, -1:], label="measured, 8 seeds", ylabel="gradient, last layer = 1")
 plots.layers(expected, label="theory", kind="theory", ax=ax)
 plots.span(ax, 4)
-print(f"Theory: {factor - 1:+.1%} per layer, a factor of {expected[0]:.3g} over 100 layers ", end="")
-print(f"(measured {np.median(gradient[:, 0] / gradient[:, -1]):.2g}), and of {factor**999:.0e} over 1000.")
+print(f"In theory {factor - 1:+.1%} per layer, a factor of {expected[0]:.3g} over 100 layers")
+print(f"(measured: {np.median(gradient[:, 0] / gradient[:, -1]):.2g}), and of {factor**999:.0e} over 1000.")
 assert 0.5 < np.median(gradient[:, 0] / gradient[:, -1]) / expected[0] < 2
 
 # %% [markdown]
@@ -677,13 +678,25 @@ for rate, loss in zip(deep.learning_rates, deep.loss_by_epoch[:, :, -1], strict=
 first_step = deep.gradient_norms[deep.best, :, 0, :30]
 ratio = first_step[:, 1] / first_step[:, -1]
 print(f"Weight gradient, layer 2 / layer 30: median {np.median(ratio):.2g}, smallest {ratio.min():.2g}")
-ax = plots.layers(first_step, label="5 seeds", ylabel="weight gradient, first step")
+ax = plt.subplots(figsize=(9, 3.6))[1]
+relative = first_step / first_step[:, -1:]
+plots.layers(relative, label="5 seeds, first step", ylabel="weight gradient, layer 30 = 1", ax=ax)
 plots.span(ax, 5)
 assert ratio.min() > 1
 
 # %% [markdown]
 # Not vanishing: the first layers hear the error *louder* than the last one. What is wrong is something that no gradient norm
 # shows. Take two different images and follow them: the cosine of the angle between their activations, layer by layer.
+
+# %%
+deep_models = [network("relu", math.sqrt(2), depth=30)(seed) for seed in range(5)]
+found = [signals.measure(m, images[:64], loss_fn=quadratic, layers=networks.Block) for m in deep_models]
+cosines = np.array([run.series("cosine")[[0, 9, 29]] for run in found])
+print("Cosine between two images in layers 1, 10 and 30: {:.2g}, {:.2g}, {:.2g}".format(*np.median(cosines, 0)))
+assert cosines[:, 2].min() > 0.9
+
+# %% [markdown]
+# By layer 30, whatever the image, the network holds nearly the same vector.
 #
 # **Why.** If two inputs have cosine $c$ before a ReLU layer with random weights, then after it, in a wide layer, they have
 #
@@ -713,8 +726,8 @@ print("theory {:.2g}, {:.2g}, {:.3g}".format(*(stairs[n] for n in (10, 30, 100))
 print(f"Gradient in layer 1 / layer 100: median {np.median([first / last for first, last in kept]):.2g}")
 
 # %% [markdown]
-# **What you should see.** Two inputs that were perpendicular have a cosine of 0.87 after ten layers and 0.996 after a hundred. The
-# gradient is fine all the while. **The network keeps its scale and forgets its input.** Its last layer sees nearly the same
+# **What you should see.** Two inputs that were perpendicular have, in theory, a cosine of 0.87 after ten layers and 0.996 after a
+# hundred; the eight networks agree. The gradient is fine all the while. **The network keeps its scale and forgets its input.** Its last layer sees nearly the same
 # vector for every image, so it learned hardly more than guessing at any rate. The dashboard of lesson 00 shows it in the panel
 # CORRELATION. It is a disease of its own, and its cures are others: a slope on the left (the map of a leak lies lower), biases
 # and gains at the edge of chaos (04), normalization (05), skips (06).
@@ -769,13 +782,14 @@ for layer in (9, 20, 49):
 # Now the decisive test. If dead units were the cause, a leak would cure it. It leaves no unit dead at all:
 
 # %%
-leaky = sweep(network("leaky_relu", 1.0, initialization="pytorch_default"), digits, **plan)
-rescaled = sweep(network("relu", math.sqrt(6), initialization="pytorch_default"), digits, **plan)
-default = sweep(starts["PyTorch default"], digits, **plan)
+short = plan | {"epochs": 7}
+leaky = sweep(network("leaky_relu", 1.0, initialization="pytorch_default"), digits, **short)
+rescaled = sweep(network("relu", math.sqrt(6), initialization="pytorch_default"), digits, **short)
+default = sweep(starts["PyTorch default"], digits, **short)
 
 # %% [markdown]
 # The third network is the opposite treatment: ReLU without any leak, PyTorch's biases kept, and only the weights enlarged by
-# $\sqrt6$, from ⅓ to He's 2. (Each at its best rate from the same grid, five seeds.)
+# $\sqrt6$, from ⅓ to He's 2. (Each at its best rate from the same grid, five seeds, seven epochs.)
 
 # %%
 treated = {"default": default, "default, leak 0.01": leaky, "default, weights × √6": rescaled}
@@ -783,7 +797,7 @@ ax = plots.sweeps(treated, chance=math.log(10))
 ax.set_ylim(0.3, 4)
 ax.get_legend().set_loc("lower left")
 assert (leaky.loss_by_epoch[:, :, -1] > 2.2).mean() > 0.9
-assert np.median(rescaled.loss_by_epoch[rescaled.best, :, -1]) < 1
+assert np.median(rescaled.loss_by_epoch[rescaled.best, :, -1]) < 1.5
 
 # %% [markdown]
 # **What you should see.** The leak changes nothing, though no unit is dead. Larger weights cure, though no unit has a leak. The disease was
