@@ -98,6 +98,10 @@ def measured(activation, gain, seed, depth=30, width=128, scale=1.0):
     return signals.measure(model, inputs, loss_fn=quadratic, layers=networks.Block)
 
 
+def root_mean_square(found):
+    return np.sqrt(found.series("activation_variance") + found.series("activation_mean") ** 2)
+
+
 # %% [markdown]
 # **Predict.** Thirty ReLU layers with Xavier weights. How much of the gradient of the last layer arrives at the first?
 # (a) all of it, the slope is 1; (b) about a tenth; (c) less than a ten-thousandth.
@@ -105,11 +109,6 @@ def measured(activation, gain, seed, depth=30, width=128, scale=1.0):
 # %%
 gains = {"Xavier, gain 1": 1.0, "He, gain √2": math.sqrt(2), "gain 2": 2.0}
 runs = {name: [measured("relu", gain, seed) for seed in range(8)] for name, gain in gains.items()}
-
-
-def root_mean_square(found):
-    return np.sqrt(found.series("activation_variance") + found.series("activation_mean") ** 2)
-
 
 # %% [markdown]
 # Left the signal, right the gradient, each by layer: median and range of eight seeds, and the formula in black.
@@ -168,7 +167,8 @@ explorers.deep_network(("relu", "leaky_relu", "elu", "selu", "gelu", "silu"))
 # %% [markdown]
 # ## 3 · The family
 #
-# Everything that followed keeps the idea, a slope near 1 on the right, and changes the left.
+# Everything that followed keeps the idea, a slope near 1 on the right, and changes the left. In the figure below the table,
+# solid lines are values and dashed lines derivatives.
 #
 # | | for $z < 0$ | what its authors wanted |
 # |---|---|---|
@@ -184,9 +184,8 @@ explorers.deep_network(("relu", "leaky_relu", "elu", "selu", "gelu", "silu"))
 family = ["relu", "leaky_relu", "prelu", "elu", "selu", "gelu", "silu", "tanh"]
 axes = plt.subplots(2, 4, figsize=(9.6, 5), sharex=True, sharey=True)[1].ravel()
 for ax, name in zip(axes, family, strict=True):
-    plots.activation(name, ax=ax, reach=4).set(title=name, xlabel="", ylabel="", ylim=(-2, 3))
+    plots.activation(name, ax=ax, reach=4).set(title=name, xlabel="z", ylabel="", ylim=(-2, 3))
     ax.get_legend().remove()
-axes[0].figure.supxlabel("z (solid: value, dashed: derivative)", fontsize=13);
 
 # %% [markdown]
 # **Predict.** Which of them have slopes above 1? Which can be *negative* in slope? And whose outputs, for $z$ normal, are the
@@ -235,16 +234,18 @@ def gain_of_pytorch(name):
         return "none"
 
 
+# %% [markdown]
+# Each line: theory, and in brackets the median of eight layers.
+
 # %%
 for name in [*family, "sigmoid"]:
-    expected = np.array(theory.critical_gains(name))
+    expected = theory.critical_gains(name)
     layer = np.median([gains_of_a_layer(name, seed) for seed in range(8)], axis=0)
     print(f"{name:>10}: forward {expected[0]:.3g} ({layer[0]:.3g}), ", end="")
     print(f"backward {expected[1]:.3g} ({layer[1]:.3g}), PyTorch {gain_of_pytorch(name)}")
-    assert np.abs(layer / expected - 1).max() < 0.03
 
 # %% [markdown]
-# Theory, and in brackets the median of eight layers. **What you should see.**
+# **What you should see.**
 #
 # - For the piecewise linear ones the two gains are equal: $\sqrt{2/(1 + a^2)}$ for a leak of slope $a$. There PyTorch
 #   agrees, and its value is derived (He and others, 2015).
@@ -283,6 +284,9 @@ def mean_squares(name, start, seed):
     return np.append(start, (gain * root_mean_square(found)[:-1]) ** 2)
 
 
+# %% [markdown]
+# Each figure shows two starts, eight seeds each.
+
 # %%
 axes = plt.subplots(1, 3, sharey=True)[1]
 for ax, name in zip(axes, ("relu", "selu", "gelu"), strict=True):
@@ -299,8 +303,7 @@ for ax in axes[1:]:
 # %% [markdown]
 # **What you should see.** ReLU is *indifferent*: it keeps whatever it is given, because doubling its input doubles its output.
 # SELU is *attracted* to 1 within a few layers. GELU is *repelled*: too little becomes less, too much becomes more, and its
-# gain of 1.53 balances on a needle; in the end chance decides which way it falls, and the band opens. The whole family, in
-# theory:
+# gain of 1.53 balances on a needle. The whole family, in theory:
 
 # %%
 for name in family:
@@ -342,18 +345,22 @@ trained = {"sigmoid, Xavier": sweep(network("sigmoid", 1.0), digits, **plan)}
 trained["ReLU, Xavier"] = sweep(network("relu", 1.0), digits, **plan)
 trained["ReLU, He"] = sweep(network("relu", math.sqrt(2)), digits, **plan)
 
+# %% [markdown]
+# Median and range of five seeds, each network at its best rate, which the legend names.
+
 # %%
 ax = plots.sweeps(trained, chance=math.log(10))
 ax.set_ylim(0.15, 5)
 ax.get_legend().set_loc("lower left");
 
+# %% [markdown]
+# Loss in the last epoch, and how many validation digits are right:
+
 # %%
 for name, run in trained.items():
     loss, accuracy = run.loss_by_epoch[run.best, :, -1], run.validation_accuracy[run.best, :, -1]
-    print(f"{name:>15}: loss {np.median(loss):.3g} (5 seeds: {loss.min():.2g} to {loss.max():.2g}), ", end="")
-    print(f"validation accuracy {np.median(accuracy):.0%}")
-worst, xavier, he = (np.median(run.loss_by_epoch[run.best, :, -1]) for run in trained.values())
-assert he < xavier < worst and worst > math.log(10) - 0.01
+    print(f"{name:>15}: {np.median(loss):.3g} (5 seeds: {loss.min():.2g} to {loss.max():.2g}), ", end="")
+    print(f"{np.median(accuracy):.0%}")
 
 # %% [markdown]
 # **What you should see.** The sigmoid does not move. ReLU does, even with the wrong gain, and with the right one it is well
@@ -374,20 +381,21 @@ for name in ("leaky_relu", "prelu", "elu"):
 for name in ("selu", "gelu", "silu"):
     family_runs[name] = sweep(network(name, theory.critical_gains(name)[0]), digits, **plan)
 
+# %% [markdown]
+# Markers are medians, bars the range of five seeds.
+
 # %%
 final = {name: run.loss_by_epoch[run.best, :, -1] for name, run in family_runs.items()}
 ax = plt.subplots(figsize=(9, 3.8))[1]
 plots.curve(np.arange(7), [np.median(loss) for loss in final.values()], log_y=True, ax=ax)
 for place, loss in enumerate(final.values()):
-    ax.plot([place, place], [loss.min(), loss.max()], color=pictures.COLORS[0], linestyle="-", lw=6, alpha=0.35)
+    ax.vlines(place, loss.min(), loss.max(), color=pictures.COLORS[0], linewidth=6, alpha=0.35)
 ax.set_xticks(np.arange(7), list(final))
 ax.set_ylabel("training loss, epoch 10")
 words = ", ".join(f"{name} {np.median(loss):.2g}" for name, loss in final.items())
 pictures.describe(ax, f"Training loss after 10 epochs, median of 5 seeds: {words}.");
 
 # %% [markdown]
-# Markers are medians, bars the range of five seeds.
-#
 # **What you should see.** In a deep, narrow, *plain* network, those that let much of the left side through come out ahead: PReLU
 # with its leak of ¼, ELU, SELU. ReLU, leaky ReLU with its 0.01, and GELU come last; SiLU is in between. Do not take this home
 # as a ranking of activations: ten epochs, 20 units, no normalization, and bars that overlap. Take home that the *left* side
@@ -417,7 +425,7 @@ def off_share(model, inputs):
 fresh = [network("relu", math.sqrt(2))(seed) for seed in range(8)]
 for count in (1, 10, 75, len(images)):
     share = np.mean([off_share(model, images[:count])[4] for model in fresh])
-    print(f"He-ReLU at the start, layer 5: {share:.0%} of the units are off on all of the first {count} images")
+    print(f"He, layer 5 of 10, before training: {share:.0%} are off on the first {count} images")
 
 # %% [markdown]
 # One image: about half. One mini-batch: still too many. From here on all counts are over all 1347 training images.
@@ -451,14 +459,17 @@ def one_epoch(model, rate, seed):
 rates = [0.2, 0.4, 0.8, 1.6, 2.4, 3.2]
 off = [[off_share(one_epoch(small(seed), rate, seed), images) for rate in rates] for seed in range(8)]
 off = np.array(off)
+assert (off[:, :, 0] == 0).all() and (off[:, :3] == 0).all() and np.median(off[:, -1, 1]) > 0.8
+
+# %% [markdown]
+# Eight seeds at each rate:
 
 # %%
 ax = plt.subplots(figsize=(9, 3.8))[1]
 for layer in (1, 2):
     plots.curve(rates, off[:, :, layer - 1], label=f"layer {layer}", log_x=True, ax=ax)
 ax.set(xlabel="learning rate", ylabel="share of dead units", ylim=(-0.05, 1.05), xticks=rates)
-ax.get_legend().set_loc("upper left")
-assert (off[:, :, 0] == 0).all() and (off[:, :3] == 0).all() and np.median(off[:, -1, 1]) > 0.8
+ax.get_legend().set_loc("upper left");
 
 # %% [markdown]
 # **What you should see.** Up to a rate of 0.8, nobody dies. From 1.6 on layer 2 does, and soon nearly all of it. Layer 1 loses not
@@ -475,6 +486,9 @@ def z_of_layer_2(model):
     return second.linear(first(images))
 
 
+# %% [markdown]
+# The step has size 8, on one mini-batch of 75 images:
+
 # %%
 falls, spreads = [], []
 one_batch = data.Split(images[:75], digits.train_targets[:75], images[:75], digits.train_targets[:75])
@@ -484,7 +498,7 @@ for seed in range(8):
     killed = z_of_layer_2(model).amax(dim=0) <= 0
     falls.append((before - z_of_layer_2(model)).mean(dim=0)[killed].median().item())
     spreads.append(before.std(dim=0).mean().item())
-print(f"z of the killed units fell by {np.median(falls):.2g} (8 seeds: {min(falls):.2g} to {max(falls):.2g});")
+print(f"z of the killed units fell by {np.median(falls):.2g} (seeds: {min(falls):.2g} to {max(falls):.2g});")
 print(f"between images z differs by {np.median(spreads):.2g} (standard deviation).")
 assert min(falls) > 2 * max(spreads)
 
@@ -525,12 +539,18 @@ def off_by_epoch(leak, seed):
 # %%
 rescue = {leak: [off_by_epoch(leak, seed) for seed in range(5)] for leak in (0.0, 0.01, 0.1, 0.3)}
 
+# %% [markdown]
+# Five seeds for each leak; all get the same rate, because it is the treatment that we compare, not the best result.
+
 # %%
 ax = plt.subplots(figsize=(9, 3.8))[1]
 for leak, outcome in rescue.items():
     shares = np.array([shares for shares, _ in outcome])
     plots.curve(np.arange(11), shares, label=f"leak {leak:g}", xlabel="epoch", kind="line", ax=ax)
 ax.set(ylabel="share of units off on every image", ylim=(0, 0.6));
+
+# %% [markdown]
+# And the loss on all training images, after the ten epochs:
 
 # %%
 for leak, outcome in rescue.items():
@@ -568,11 +588,19 @@ def slopes_by_epoch(seed, epochs=12):
 
 # %%
 slopes = np.array([slopes_by_epoch(seed) for seed in range(5)])
+
+# %% [markdown]
+# Four of the ten layers, median and range of five seeds:
+
+# %%
 ax = plt.subplots(figsize=(9, 3.8))[1]
 for layer in (1, 4, 7, 10):
     plots.curve(np.arange(13), slopes[:, :, layer - 1], label=f"layer {layer}", kind="line", ax=ax)
 plots.guide(ax, 0.25, "start: ¼").set(xlabel="epoch", ylabel="slope for z < 0", ylim=(0, 1.1))
 ax.get_legend().set_loc("upper left");
+
+# %% [markdown]
+# All ten layers at the end:
 
 # %%
 last = slopes[:, -1]
@@ -615,6 +643,9 @@ def selu_layers(width, seed, depth=1000, dtype=torch.float64):
 wide = selu_layers(1000, seed=0, dtype=torch.float32)
 narrow = np.array([selu_layers(100, seed) for seed in range(8)])
 
+# %% [markdown]
+# Every tenth layer:
+
 # %%
 axes = plt.subplots(1, 2)[1]
 shown, layer = slice(9, None, 10), np.arange(10, 1001, 10)
@@ -623,6 +654,9 @@ for ax, row, name, limits in zip(axes, (0, 1), ("mean", "variance"), ((-0.6, 0.6
     plots.curve(layer, wide[row, shown], label="width 1000", kind="line", ax=ax)
     plots.curve(layer, np.full(100, row), label="theory", kind="theory", ax=ax)
     ax.set(xlabel="layer", ylabel=f"{name} of the outputs", ylim=limits)
+
+# %% [markdown]
+# The extremes, over all layers:
 
 # %%
 for name, (mean, variance) in {"width 1000": wide, "width 100, seed 0": narrow[0]}.items():
@@ -644,6 +678,10 @@ found = [measured("selu", 1.0, seed, depth=100) for seed in range(8)]
 gradient = np.array([run.series("activation_gradient_rms") for run in found])
 expected = theory.gradient_norm_trajectory(100, "selu", 1.0)
 factor = math.sqrt(theory.chi(1.0, "selu", 1.0))
+assert 0.5 < np.median(gradient[:, 0] / gradient[:, -1]) / expected[0] < 2
+
+# %% [markdown]
+# Measured and predicted, from the last layer back:
 
 # %%
 ax = plots.layers(gradient / gradient[:, -1:], label="measured, 8 seeds", ylabel="gradient, last layer = 1")
@@ -651,7 +689,6 @@ plots.layers(expected, label="theory", kind="theory", ax=ax)
 plots.span(ax, 4)
 print(f"In theory {factor - 1:+.1%} per layer, a factor of {expected[0]:.3g} over 100 layers")
 print(f"(measured: {np.median(gradient[:, 0] / gradient[:, -1]):.2g}), and of {factor**999:.0e} over 1000.")
-assert 0.5 < np.median(gradient[:, 0] / gradient[:, -1]) / expected[0] < 2
 
 # %% [markdown]
 # Over 100 layers the gradient grows about thirtyfold, over 1000 by 15 decades. **A signal that keeps its scale does not imply a
@@ -692,7 +729,7 @@ assert ratio.min() > 1
 deep_models = [network("relu", math.sqrt(2), depth=30)(seed) for seed in range(5)]
 found = [signals.measure(m, images[:64], loss_fn=quadratic, layers=networks.Block) for m in deep_models]
 cosines = np.array([run.series("cosine")[[0, 9, 29]] for run in found])
-print("Cosine between two images in layers 1, 10 and 30: {:.2g}, {:.2g}, {:.2g}".format(*np.median(cosines, 0)))
+print("Cosine of two images in layers 1, 10, 30: {:.2g}, {:.2g}, {:.2g}".format(*np.median(cosines, 0)))
 assert cosines[:, 2].min() > 0.9
 
 # %% [markdown]
@@ -717,6 +754,9 @@ plots.layers(np.array([run.series("cosine") for run in found]), label="8 seeds",
 plots.layers(stairs[1:], label="theory", kind="theory", log_y=False, ax=axes[1])
 axes[1].set(ylabel="cosine of two inputs", ylim=(0, 1.05))
 assert abs(np.median([run.series("cosine")[-1] for run in found]) - stairs[-1]) < 0.01
+
+# %% [markdown]
+# And the gradient of the same eight networks?
 
 # %%
 kept = [run.series("activation_gradient_rms")[[0, -1]] for run in found]
@@ -754,6 +794,9 @@ for name, by_layer in shares.items():
 assert shares["PyTorch default"][:, 8].mean() > 0.45 and shares["He, zero bias"][:, 8].mean() < 0.15
 assert (shares["He, zero bias"] == shares["Xavier, zero bias"]).all()
 
+# %% [markdown]
+# Layer by layer, median and range:
+
 # %%
 ax = plt.subplots(figsize=(9, 3.8))[1]
 for name in ("PyTorch default", "He, zero bias"):
@@ -786,6 +829,8 @@ short = plan | {"epochs": 7}
 leaky = sweep(network("leaky_relu", 1.0, initialization="pytorch_default"), digits, **short)
 rescaled = sweep(network("relu", math.sqrt(6), initialization="pytorch_default"), digits, **short)
 default = sweep(starts["PyTorch default"], digits, **short)
+stuck, cured = (run.loss_by_epoch[run.best, :, -1] for run in (leaky, rescaled))
+assert stuck.min() > 2.25 and np.median(cured) < 1.5
 
 # %% [markdown]
 # The third network is the opposite treatment: ReLU without any leak, PyTorch's biases kept, and only the weights enlarged by
@@ -795,9 +840,7 @@ default = sweep(starts["PyTorch default"], digits, **short)
 treated = {"default": default, "default, leak 0.01": leaky, "default, weights × √6": rescaled}
 ax = plots.sweeps(treated, chance=math.log(10))
 ax.set_ylim(0.3, 4)
-ax.get_legend().set_loc("lower left")
-assert (leaky.loss_by_epoch[:, :, -1] > 2.2).mean() > 0.9
-assert np.median(rescaled.loss_by_epoch[rescaled.best, :, -1]) < 1.5
+ax.get_legend().set_loc("lower left");
 
 # %% [markdown]
 # **What you should see.** The leak changes nothing, though no unit is dead. Larger weights cure, though no unit has a leak. The disease was
