@@ -319,14 +319,14 @@ for name in family:
 # %% [markdown]
 # ## 5 · Real digits: ten layers again
 #
-# Back to the patient of lesson 02: ten layers of 20 units on the digits, plain gradient descent, five seeds, ten epochs.
+# Back to the patient of lesson 02: ten layers of 20 units on the digits, plain gradient descent, five seeds, eight epochs.
 # Every network gets its best learning rate from the *same grid*. First the sigmoid with Xavier weights, then ReLU, once with
 # Xavier's weights and once with He's.
 
 # %%
 digits = data.digits(dtype=torch.float64)
 images = digits.train_inputs
-plan = {"learning_rates": (0.02, 0.06, 0.2, 0.6), "seeds": range(5), "epochs": 10, "batch_size": 75}
+plan = {"learning_rates": (0.02, 0.06, 0.2, 0.6), "seeds": range(5), "epochs": 8, "batch_size": 75}
 
 
 def network(activation, gain, depth=10, **settings):
@@ -391,14 +391,14 @@ plots.curve(np.arange(7), [np.median(loss) for loss in final.values()], log_y=Tr
 for place, loss in enumerate(final.values()):
     ax.vlines(place, loss.min(), loss.max(), color=pictures.COLORS[0], linewidth=6, alpha=0.35)
 ax.set_xticks(np.arange(7), list(final))
-ax.set_ylabel("training loss, epoch 10")
+ax.set_ylabel("training loss, epoch 8")
 words = ", ".join(f"{name} {np.median(loss):.2g}" for name, loss in final.items())
-pictures.describe(ax, f"Training loss after 10 epochs, median of 5 seeds: {words}.");
+pictures.describe(ax, f"Training loss after 8 epochs, median of 5 seeds: {words}.");
 
 # %% [markdown]
 # **What you should see.** In a deep, narrow, *plain* network, those that let much of the left side through come out ahead: PReLU
 # with its leak of ¼, ELU, SELU. ReLU, leaky ReLU with its 0.01, and GELU come last; SiLU is in between. Do not take this home
-# as a ranking of activations: ten epochs, 20 units, no normalization, and bars that overlap. Take home that the *left* side
+# as a ranking of activations: eight epochs, 20 units, no normalization, and bars that overlap. Take home that the *left* side
 # matters. Why it does is the subject of the next sections: units can die (6), and inputs can become equal (9).
 
 # %% [markdown]
@@ -569,14 +569,14 @@ for leak, outcome in rescue.items():
 # ## 7 · PReLU: watch the leak learn
 #
 # If 0.01 is too small, which slope is right? **PReLU** makes it a parameter, one for each layer here, and lets gradient
-# descent decide. It starts at ¼. We train ten layers for 12 epochs, at the best rate of section 5, and write the slopes
+# descent decide. It starts at ¼. We train ten layers for ten epochs, at the best rate of section 5, and write the slopes
 # down.
 #
 # **Predict.** Will they move towards 0 (a ReLU), or towards 1 (a linear layer)?
 
 
 # %%
-def slopes_by_epoch(seed, epochs=12):
+def slopes_by_epoch(seed, epochs=10):
     """(epochs + 1, 10): the slope of every layer, before training and after each epoch."""
     model, slopes = network("prelu", theory.critical_gains("prelu")[0])(seed), []
     rate = family_runs["prelu"].learning_rates[family_runs["prelu"].best]
@@ -595,7 +595,7 @@ slopes = np.array([slopes_by_epoch(seed) for seed in range(5)])
 # %%
 ax = plt.subplots(figsize=(9, 3.8))[1]
 for layer in (1, 4, 7, 10):
-    plots.curve(np.arange(13), slopes[:, :, layer - 1], label=f"layer {layer}", kind="line", ax=ax)
+    plots.curve(np.arange(11), slopes[:, :, layer - 1], label=f"layer {layer}", kind="line", ax=ax)
 plots.guide(ax, 0.25, "start: ¼").set(xlabel="epoch", ylabel="slope for z < 0", ylim=(0, 1.1))
 ax.get_legend().set_loc("upper left");
 
@@ -604,7 +604,7 @@ ax.get_legend().set_loc("upper left");
 
 # %%
 last = slopes[:, -1]
-print(f"After 12 epochs: median slope {np.median(last):.2g}, from {last.min():.2g} to {last.max():.2g}.")
+print(f"After 10 epochs: median slope {np.median(last):.2g}, from {last.min():.2g} to {last.max():.2g}.")
 print(f"{np.mean(last > 0.25):.0%} of the 50 slopes (10 layers, 5 seeds) have grown.")
 assert np.mean(last > 0.25) > 0.85
 
@@ -620,28 +620,27 @@ assert np.mean(last > 0.25) > 0.85
 # SELU's two constants are chosen so that mean 0 and variance 1 are a fixed point, with weights of variance 1/width. You saw
 # that it attracts. How far does it hold?
 #
-# **Predict.** A thousand layers of 1000 units, no normalization. What are mean and variance of the outputs at the end?
+# **Predict.** A thousand layers of 500 units, no normalization. What are mean and variance of the outputs at the end?
 
 
 # %%
 @torch.no_grad()
-def selu_layers(width, seed, depth=1000, dtype=torch.float64):
+def selu_layers(width, seed, depth=1000):
     """(2, depth): mean and variance of the outputs of each layer, for 32 Gaussian inputs."""
-    generator = data.seeded_generator(seed)
-    h, statistics = torch.randn(32, width, generator=generator, dtype=dtype), []
-    for _ in range(depth):
-        weights = torch.randn(width, width, generator=generator, dtype=dtype) / math.sqrt(width)
+    h, statistics = data.gaussian_batch(32, width, seed=1000 * seed), []
+    for layer in range(1, depth + 1):
+        weights = data.gaussian_batch(width, width, seed=1000 * seed + layer) / math.sqrt(width)
         h = F.selu(h @ weights)
         statistics.append((h.mean().item(), h.var().item()))
     return np.array(statistics).T
 
 
 # %% [markdown]
-# One network of width 1000, in float32 because that halves the wait, and eight of width 100.
+# One network of width 500 and eight of width 100. (The original theorem is about wide networks. Set 1000 if you like to wait.)
 
 # %%
-wide = selu_layers(1000, seed=0, dtype=torch.float32)
-narrow = np.array([selu_layers(100, seed) for seed in range(8)])
+wide = selu_layers(500, seed=0)
+narrow = np.array([selu_layers(100, seed) for seed in range(1, 9)])
 
 # %% [markdown]
 # Every tenth layer:
@@ -651,7 +650,7 @@ axes = plt.subplots(1, 2)[1]
 shown, layer = slice(9, None, 10), np.arange(10, 1001, 10)
 for ax, row, name, limits in zip(axes, (0, 1), ("mean", "variance"), ((-0.6, 0.6), (0, 2)), strict=True):
     plots.curve(layer, narrow[:, row, shown], label="width 100, 8 seeds", kind="line", ax=ax)
-    plots.curve(layer, wide[row, shown], label="width 1000", kind="line", ax=ax)
+    plots.curve(layer, wide[row, shown], label="width 500", kind="line", ax=ax)
     plots.curve(layer, np.full(100, row), label="theory", kind="theory", ax=ax)
     ax.set(xlabel="layer", ylabel=f"{name} of the outputs", ylim=limits)
 
@@ -659,10 +658,10 @@ for ax, row, name, limits in zip(axes, (0, 1), ("mean", "variance"), ((-0.6, 0.6
 # The extremes, over all layers:
 
 # %%
-for name, (mean, variance) in {"width 1000": wide, "width 100, seed 0": narrow[0]}.items():
+for name, (mean, variance) in {"width 500": wide, "width 100, seed 1": narrow[0]}.items():
     print(f"{name}: means {mean.min():.2g} to {mean.max():.2g}, ", end="")
     print(f"variances {variance.min():.2g} to {variance.max():.2g} over 1000 layers")
-assert np.abs(wide[0]).max() < 0.05 and np.abs(wide[1] - 1).max() < 0.1
+assert np.abs(wide[0]).max() < 0.06 and np.abs(wide[1] - 1).max() < 0.12
 
 # %% [markdown]
 # **What you should see.** Mean 0 and variance 1, in layer 10 as in layer 1000. Narrow networks wander around it and come back: that
@@ -825,16 +824,16 @@ for layer in (9, 20, 49):
 # Now the decisive test. If dead units were the cause, a leak would cure it. It leaves no unit dead at all:
 
 # %%
-short = plan | {"epochs": 7}
+short = plan | {"epochs": 6}
 leaky = sweep(network("leaky_relu", 1.0, initialization="pytorch_default"), digits, **short)
 rescaled = sweep(network("relu", math.sqrt(6), initialization="pytorch_default"), digits, **short)
 default = sweep(starts["PyTorch default"], digits, **short)
 stuck, cured = (run.loss_by_epoch[run.best, :, -1] for run in (leaky, rescaled))
-assert stuck.min() > 2.25 and np.median(cured) < 1.5
+assert stuck.min() > 2.25 and np.median(cured) < 1.7
 
 # %% [markdown]
 # The third network is the opposite treatment: ReLU without any leak, PyTorch's biases kept, and only the weights enlarged by
-# $\sqrt6$, from ⅓ to He's 2. (Each at its best rate from the same grid, five seeds, seven epochs.)
+# $\sqrt6$, from ⅓ to He's 2. (Each at its best rate from the same grid, five seeds, six epochs.)
 
 # %%
 treated = {"default": default, "default, leak 0.01": leaky, "default, weights × √6": rescaled}
