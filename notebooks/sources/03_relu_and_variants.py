@@ -154,7 +154,7 @@ factor = math.sqrt(theory.chi(1.0, "relu", 1 / 3))
 print(f"ReLU with PyTorch's default weights: {factor:.3g} per layer, {factor**10:.1g} over ten layers.")
 
 # %% [markdown]
-# (Ten of these layers come back in section 9 with a wrong diagnosis.)
+# Ten of these layers come back in section 9, with a wrong diagnosis.
 #
 # ### Explore: one gain for each activation
 #
@@ -425,7 +425,7 @@ def off_share(model, inputs):
 fresh = [network("relu", math.sqrt(2))(seed) for seed in range(8)]
 for count in (1, 10, 75, len(images)):
     share = np.mean([off_share(model, images[:count])[4] for model in fresh])
-    print(f"He, layer 5 of 10, before training: {share:.0%} are off on the first {count} images")
+    print(f"He, layer 5 of 10, before training: {share:3.0%} are off on all of {count} image(s)")
 
 # %% [markdown]
 # One image: about half. One mini-batch: still too many. From here on all counts are over all 1347 training images.
@@ -563,7 +563,8 @@ for leak, outcome in rescue.items():
 # units back slowly, and 0.3 brings back nearly all. **A leak turns death into sleep; its slope decides how long the sleep is.**
 #
 # In layer 1, death is final: its inputs are images, and those do not change. In deeper layers a dead unit can revive when the
-# layers below it change their outputs. Look for it in the explorer, where the last count is sometimes the smaller one.
+# layers below it change their outputs. You find it in the explorer: after a first step of 3, the last count is the smaller one.
+# (As often it is the larger: units go on dying.)
 
 # %% [markdown]
 # ## 7 · PReLU: watch the leak learn
