@@ -167,6 +167,7 @@ def dashboard() -> explorers.Explorer:
         explorers.chain,
         explorers.matrix_chain,
         explorers.deep_network,
+        lambda: explorers.deep_network(("relu", "selu", "gelu")),
         explorers.dying_units,
         explorers.guessing,
         dashboard,
