@@ -418,7 +418,7 @@ assert np.median(spectra["relu", "orthogonal"][:, 15]) < 1e-3
 
 # %%
 def lsuv_scales(activation, seed):
-    model = networks.DeepMLP(20, 64, activation=activation, dtype=torch.float64)
+    model = networks.DeepMLP(15, 64, activation=activation, dtype=torch.float64)
     return initialization.lsuv(model, digits.train_inputs[:256], seed=seed)
 
 
@@ -443,7 +443,7 @@ for name, scales in found.items():
 ax = plt.subplots()[1]
 for name in ("relu", "tanh"):
     plots.layers(found[name], label=name, ylabel="factor that LSUV finds", log_y=False, ax=ax)
-    plots.layers(np.full(20, gains[name]), kind="theory", label="theory", log_y=False, ax=ax)
+    plots.layers(np.full(15, gains[name]), kind="theory", label="theory", log_y=False, ax=ax)
 ax.set_ylim(0.8, 2.4);
 
 # %% [markdown]
