@@ -449,9 +449,9 @@ for name in ("relu", "tanh"):
 ax.set_ylim(0.8, 2.4);
 
 # %% [markdown]
-# **What you should see.** For ReLU it finds about √2: He's gain, from data. For the others it finds theirs, in nobody's table.
-# In the first layer it finds about 1, because the digits are standardized already. In the ReLU networks the seeds spread
-# more and more: their units see nearly the same signal for every image, and a layer of 64 units cannot average over that.
+# **What you should see.** For ReLU it finds about √2: He's gain, from data. For the others it finds theirs.
+# In the first layer it finds about 1, because the digits are standardized already. In the ReLU networks the seeds
+# spread: their units see more and more the same signal for every image, and 64 units cannot average over that.
 #
 # Mind what LSUV aims for. Unit variance means a gain of 1.59 for tanh, and that is a *chaotic* network (section 10). It keeps
 # the forward scale, and promises nothing about the gradient.
@@ -473,13 +473,13 @@ ax.set_ylim(0.8, 2.4);
 # What counts is **depth over width**: not how deep, but how deep for its width (Hanin and Rolnick 2018, Hanin and Nica 2020).
 #
 # **Predict.** Two networks of width 32 and depth 30, both with He's start, differ only in their seeds. By what factor do
-# their gradients typically differ?
+# their gradients typically differ: (a) 1.05; (b) 1.5; (c) more than 4?
 
 
 # %%
 def log_gradient(width, depth=30, count=200):
     """ln of the gradient's norm, 0 to `depth` layers back: (count, depth + 1), one row for each network."""
-    weights = data.gaussian_batch(count * depth * width, width, seed=width)
+    weights = data.gaussian_batch(count * depth * width, width, seed=100 + width)
     h = data.gaussian_batch(count, width, seed=1)[..., None].requires_grad_()
     hidden = [h]
     for weight in (weights * math.sqrt(2 / width)).reshape(depth, count, width, width):
@@ -494,7 +494,7 @@ def log_gradient(width, depth=30, count=200):
 logs = {width: log_gradient(width) for width in (16, 32, 64)}
 
 # %% [markdown]
-# Left: the gradient going back in eight networks of each of two widths, between two standard deviations up and down. (The
+# Left: the gradient going back in 25 networks of each of two widths, between two standard deviations up and down. (The
 # middle of the theory falls, as $e^{-\mathrm{Var}}$: He's start keeps the *mean* square, and a mean is made by the few networks with
 # a large gradient. The typical one shrinks.) Right: the variance, in eight groups of 25 networks, against depth/width.
 
@@ -503,7 +503,7 @@ back = np.arange(1, 31)
 laws = {w: np.array([theory.log_gradient_norm_variance(depth, w) for depth in back]) for w in logs}
 axes = plt.subplots(1, 2)[1]
 for width in (16, 64):
-    plots.curve(back, np.exp(logs[width][:8, 1:]), label=f"width {width}", log_y=True, ax=axes[0])
+    plots.curve(back, np.exp(logs[width][:25, 1:]), label=f"width {width}", log_y=True, ax=axes[0])
     for deviations in (-2, 2):
         bound = np.exp(-laws[width] + deviations * np.sqrt(laws[width]))
         plots.curve(back, bound, kind="theory", label="theory, ± 2 deviations", ax=axes[0])
@@ -526,10 +526,11 @@ for width, values in logs.items():
     assert abs(math.log(measured / law)) < 0.4
 
 # %% [markdown]
-# **What you should see.** At width 32 two healthy networks from the same recipe typically differ by a factor of 4.6 in their
+# **What you should see.** Answer (c). At width 32 two healthy networks from the same recipe typically differ by a factor of 4.6 in their
 # gradients, and a fair share by more than ten. One run of one seed proves nothing about an initialization. This is why
 # every figure of this course has a band, and one reason why the He networks of section 6, with 24 units, trained so
-# differently. The law is the leading term for wide layers; at width 16 the measured variance is a little larger.
+# differently. The law is the leading term for wide layers; at
+# width 16 the measured variance is visibly larger.
 
 # %% [markdown]
 # ## 10 · Order, chaos, and the edge
