@@ -141,3 +141,50 @@ class Notebook:
         self.page.wait_for_function(done, timeout=timeout * 1000)
         self.page.wait_for_function(READY, timeout=timeout * 1000)
         return self.page.evaluate(ERRORS)
+
+
+def cells(page, selector=".jp-CodeCell"):
+    """All cells, each scrolled into view: JupyterLab attaches a cell only then."""
+    count = page.evaluate("window.jupyterapp.shell.currentWidget.content.widgets.length")
+    for index in range(count):
+        page.evaluate("i => window.jupyterapp.shell.currentWidget.content.scrollToItem(i, 'start')", index)
+        cell = page.locator(f'.jp-Notebook .jp-Cell[data-windowed-list-index="{index}"]')
+        cell.wait_for()
+        if cell.locator(f"xpath=self::*[contains(@class, '{selector[1:]}')]").count():
+            yield cell
+
+
+# Text whose colour is too close to what lies behind it, as (text, contrast); WCAG 2.2, 1.4.3.
+FAINT_TEXT = """() => {
+  const channels = color => color.match(/[\\d.]+/g).map(Number);
+  const luminance = color => {
+    const [r, g, b] = channels(color).map(c => c / 255)
+      .map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = element => {
+    for (let e = element; e; e = e.parentElement) {
+      const color = getComputedStyle(e).backgroundColor;
+      if ((channels(color)[3] ?? 1) > 0.5) return color;
+    }
+    return 'rgb(255, 255, 255)';
+  };
+  const faint = [];
+  const outputs = '.jp-OutputArea-output, .jp-OutputArea-output *';
+  for (const element of document.querySelectorAll(outputs)) {
+    const text = [...element.childNodes].filter(n => n.nodeType === 3).map(n => n.data.trim()).join('');
+    if (!text || !element.getClientRects().length || element.closest('style')) continue;
+    const style = getComputedStyle(element);
+    const drawn = element instanceof SVGElement ? style.fill : style.color;
+    const [high, low] = [luminance(drawn), luminance(behind(element))].sort((a, b) => b - a);
+    const contrast = (high + 0.05) / (low + 0.05);
+    if (contrast < 4.5) faint.push([text.slice(0, 40), contrast]);
+  }
+  return faint;
+}"""
+# Pictures without words: our own must say what they show, and no bare <img> may stand for them.
+MUTE_PICTURES = """() => [...document.querySelectorAll('.jp-OutputArea-output :is(img, svg, .gid-picture)')]
+  .filter(e => e.getClientRects().length && !e.alt)
+  .filter(e => !e.closest('[role="img"][aria-label]:not([aria-label=""])'))
+  .filter(e => !e.querySelector('img[alt]:not([alt=""])'))
+  .map(e => e.outerHTML.slice(0, 80))"""

@@ -1,0 +1,51 @@
+"""The explorers of one lesson that runs quickly: legible in both themes, smooth, without a backlog."""
+
+import pytest
+
+from tests.browser.lab import FAINT_TEXT, Notebook, cells
+
+pytestmark = pytest.mark.browser
+
+LESSON = "01_chain_rule_intuition.ipynb"
+
+
+@pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])
+def test_a_running_explorer_is_legible(page, address, theme):
+    notebook = Notebook(page, address, LESSON, theme)
+    assert notebook.run_all() == []
+    for cell in cells(page):
+        assert page.evaluate(FAINT_TEXT) == []
+        if cell.locator(".gid-slider").count():
+            assert cell.locator(".gid-picture svg:visible").count() == 1
+
+
+def test_a_slow_drag_shows_every_value_and_a_fast_one_ends_at_the_last(page, address):
+    Notebook(page, address, LESSON).run_all()
+    cell = next(cell for cell in cells(page) if cell.locator(".gid-slider").count())
+    slider, picture = cell.get_by_role("slider").first, cell.locator(".gid-picture")
+    slider.focus()
+    seen = [picture.get_attribute("aria-label")]
+    for _ in range(5):
+        page.keyboard.press("ArrowLeft")
+        seen.append(wait_for_change(page, picture, seen[-1]))
+    assert len(set(seen)) == 6
+    page.keyboard.press("End")
+    wait_for_change(page, picture, seen[-1])
+    for _ in range(30):
+        page.keyboard.press("ArrowLeft")
+    last = slider.get_attribute("aria-valuetext")
+    page.wait_for_timeout(4000)
+    words = picture.get_attribute("aria-label")
+    assert last in words
+    page.wait_for_timeout(1500)
+    assert picture.get_attribute("aria-label") == words  # no backlog
+
+
+def wait_for_change(page, picture, words: str) -> str:
+    """The words of the picture once they are no longer these."""
+    for _ in range(200):
+        now = picture.get_attribute("aria-label")
+        if now != words:
+            return now
+        page.wait_for_timeout(50)
+    raise AssertionError("the picture did not change within 10 s")
