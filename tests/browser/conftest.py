@@ -1,13 +1,10 @@
 """One JupyterLab with copies of all lessons and one Chromium for each module of tests."""
 
 import shutil
-from pathlib import Path
 
 import pytest
 
-from tests.browser.lab import chromium, find_chromium, jupyterlab
-
-NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+from tests.browser.lab import NOTEBOOKS, chromium, find_chromium, jupyterlab
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,9 @@ from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+LESSONS = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
+
 # Chromium's own services would each try to reach a network that a test must not need.
 CHROMIUM_FLAGS = [
     "--no-sandbox",

@@ -1,15 +1,13 @@
 """Every lesson in a real JupyterLab: it opens, runs whole, and its sliders have names and move."""
 
 import re
-from pathlib import Path
 
 import pytest
 
-from tests.browser.lab import MUTE_PICTURES, Notebook, cells
+from tests.browser.lab import LESSONS, MUTE_PICTURES, Notebook, cells
 
 pytestmark = pytest.mark.browser
 
-LESSONS = sorted(path.stem for path in (Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 CONTROLS = ("slider", "spinbutton", "combobox", "button")
 
 

@@ -1,14 +1,10 @@
 """Every stored lesson, opened and not run: legible in both themes, also where nobody trusts it."""
 
-from pathlib import Path
-
 import pytest
 
-from tests.browser.lab import FAINT_TEXT, MUTE_PICTURES, Notebook, cells
+from tests.browser.lab import FAINT_TEXT, LESSONS, MUTE_PICTURES, Notebook, cells
 
 pytestmark = pytest.mark.browser
-
-LESSONS = sorted(path.stem for path in (Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 
 
 @pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])
