@@ -6,6 +6,7 @@ import tempfile
 import pytest
 from hypothesis import settings
 from nbval.kernel import RunningKernel
+from nbval.plugin import IPyNbCell
 
 # Kernels inherit this: no progress bars in outputs; one thread, because two workers share the machine; and
 # nobody's personal settings.
@@ -30,6 +31,21 @@ def _execute_as_a_notebook_does(self: RunningKernel, source: str, allow_stdin: b
 
 # nbval keeps cells out of the history, and there IPython looks for the `;` that silences a cell.
 RunningKernel.execute_cell_input = _execute_as_a_notebook_does
+
+_same_words = IPyNbCell.compare_outputs
+
+
+def _same_words_and_pictures(self: IPyNbCell, now: list, stored: list, *skipped: tuple) -> bool:
+    from tests.same_pictures import changed_pictures  # here: NumPy must not start before the lines above
+
+    if not _same_words(self, now, stored, *skipped):
+        return False
+    self.comparison_traceback += changed_pictures(now, stored)
+    return not self.comparison_traceback
+
+
+# nbval compares no images. Here every lesson runs anyway, so that no second run is needed to see them.
+IPyNbCell.compare_outputs = _same_words_and_pictures
 
 
 def pytest_runtest_setup(item):

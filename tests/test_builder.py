@@ -42,6 +42,12 @@ handle = display("first", display_id=True)
 handle.update("second")
 
 # %%
+from utils import explorers, session
+
+session.start(seed=0)
+explorers.chain()
+
+# %%
 1 + 1
 
 # %% tags=["kept"]
@@ -106,9 +112,9 @@ def test_two_builds_give_the_same_bytes(rich):
 def test_what_is_stored(rich):
     notebook, *_ = rich
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert [cell.execution_count for cell in code] == [1, 2, 3, 4, 5, 6]
+    assert [cell.execution_count for cell in code] == [1, 2, 3, 4, 5, 6, 7]
     assert set(notebook.metadata) == {"kernelspec", "language_info", "gradients_in_depth"}
-    assert [cell.metadata for cell in code] == [{}, {}, {}, {}, {}, {"tags": ["kept"]}]
+    assert [cell.metadata for cell in code] == [{}, {}, {}, {}, {}, {}, {"tags": ["kept"]}]
     (figure,) = code[1].outputs
     assert "image/png" in figure.data
     assert [output.text for output in code[2].outputs] == ["in pieces\nof one text\n"]
@@ -116,7 +122,8 @@ def test_what_is_stored(rich):
     assert set(widget.data) == {"text/plain"}
     assert widget.data["text/plain"].startswith("IntSlider(")
     assert updated.data["text/plain"] == "'second'"
-    assert code[4].outputs[0].data["text/plain"] == "2"
+    assert any("image/png" in output.data for output in code[4].outputs)  # the explorer's picture
+    assert code[5].outputs[0].data["text/plain"] == "2"
 
 
 @pytest.mark.slow

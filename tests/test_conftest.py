@@ -1,12 +1,15 @@
 """How the tests themselves run: without a Chromium, in CI, and notebooks under strict nbval."""
 
+import base64
 import os
 import shutil
 import subprocess
 import sys
+from io import BytesIO
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from notebooks.build import build
 
@@ -80,7 +83,7 @@ from IPython.display import display
 said = f"It falls to {1 / 100}."
 path, png = f"M{1 / 8} 0", "data:image/png;base64,A" + "A=="
 picture = f'<div aria-label="{said}"><svg><path d="{path}"/></svg><img src="{png}"></div>'
-display({"text/html": picture, "text/plain": said}, raw=True)
+display({"text/html": picture, "text/plain": said, "image/png": "NEERG"[::-1]}, raw=True)
 print(f"{1 / 3:.3f}")
 
 # %%
@@ -88,13 +91,20 @@ print(f"{1 / 3:.3f}")
 """
 
 
-def test_strict_nbval_compares_words_and_numbers_and_no_drawing(tmp_path):
-    (tmp_path / "lesson.py").write_text(LESSON)
+def square(color: str) -> str:
+    """A PNG of one colour, in base64."""
+    Image.new("RGB", (8, 8), color).save(drawn := BytesIO(), "png")
+    return base64.b64encode(drawn.getvalue()).decode()
+
+
+def test_strict_nbval_compares_words_numbers_and_pictures_and_no_paths(tmp_path):
+    (tmp_path / "lesson.py").write_text(LESSON.replace("NEERG", square("green")[::-1]))
     build(tmp_path / "lesson.py", tmp_path / "good.ipynb")
     good = (tmp_path / "good.ipynb").read_text()
     changed = {
         "other_path": good.replace("M0.125", "M0.126"),
         "other_png": good.replace("AA==", "AB=="),
+        "other_picture": good.replace(square("green"), square("blue")),
         "other_number": good.replace("0.333", "0.334"),
         "other_sentence": good.replace('label=\\"It falls', 'label=\\"It rises'),
         "forgotten_semicolon": good.replace("1 + 1;", "1 + 1"),
@@ -103,6 +113,8 @@ def test_strict_nbval_compares_words_and_numbers_and_no_drawing(tmp_path):
         assert text != good
         (tmp_path / f"{name}.ipynb").write_text(text)
     shutil.copy(ROOT / "conftest.py", tmp_path)
+    (tmp_path / "tests").mkdir()
+    shutil.copy(ROOT / "tests" / "same_pictures.py", tmp_path / "tests")
     options = [
         "--nbval",
         "--nbval-current-env",
@@ -111,5 +123,6 @@ def test_strict_nbval_compares_words_and_numbers_and_no_drawing(tmp_path):
     command = [sys.executable, "-m", "pytest", "-rf", "--color=no", "-p", "no:cacheprovider", *options]
     said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stdout
     failed = {line.split()[1].split(".")[0] for line in said.splitlines() if line.startswith("FAILED")}
-    assert failed == {"other_number", "other_sentence", "forgotten_semicolon"}
-    assert "9 passed" in said
+    assert failed == {"other_picture", "other_number", "other_sentence", "forgotten_semicolon"}
+    assert "10 passed" in said
+    assert "Picture 1 differs from the one that is stored" in said

@@ -1,28 +1,22 @@
 """The stored notebooks: made from their scripts, complete, and written by the house rules.
 
-Strict nbval runs every cell again and compares what it says. These tests close the holes it leaves: it
-passes cleared outputs in silence, and compares no picture. Each rule takes a notebook and returns its faults
-in words; at the end of the file, each is shown notebooks that break it.
+Strict nbval runs every cell again and compares what it says, and, by conftest.py, its pictures. These tests
+close the hole it leaves: it passes cleared outputs in silence. Each rule takes a notebook and returns its
+faults in words; at the end of the file, each is shown notebooks that break it.
 """
 
 import ast
-import base64
-import io
 import re
 import statistics
-import warnings
-from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 
 import jupytext
 import nbformat
-import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-from PIL import Image
 
-from notebooks.build import build, is_current
+from notebooks.build import is_current
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 SCRIPTS = {path.stem: path for path in sorted((FOLDER / "sources").glob("*.py"))}
@@ -300,65 +294,6 @@ def test_the_notebook_was_built_from_the_code_as_it_is_now(lesson):
     assert is_current(SCRIPTS[lesson], STORED[lesson]), "run: make notebooks"
 
 
-# ---- The pictures
-
-# Pictures are compared in tiles of 32 × 32 pixels, by the root mean square of the difference (0 to 255) in
-# the worst tile: over a whole picture, the mean hides a curve that moved. Rounding in another processor moves
-# a line by a small part of a pixel; a test below shows that this stays far under the tolerance, and that a
-# curve moved by one pixel, or drawn in another colour, is far beyond it.
-TILE, TOLERANCE = 32, 10.0
-
-
-def difference(one: str, other: str) -> float:
-    """The root mean square difference of two PNGs (in base64) in their worst tile; inf for two sizes."""
-    images = [Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB") for png in (one, other)]
-    if images[0].size != images[1].size:
-        return np.inf
-    squares = np.subtract(*(np.asarray(image, dtype=float) for image in images)) ** 2
-    squares = squares.mean(axis=2)
-    height, width = (-(-size // TILE) for size in squares.shape)
-    padded = np.zeros((height * TILE, width * TILE))
-    padded[: squares.shape[0], : squares.shape[1]] = squares
-    return float(np.sqrt(padded.reshape(height, TILE, width, TILE).mean(axis=(1, 3)).max()))
-
-
-def form(kind: str, value) -> str:
-    """What must be the same to the letter: of a drawing its words (ticks, labels, legends), not its lines."""
-    if kind.startswith("image/"):
-        return ""
-    value = re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]*", "", str(value))
-    drawing = re.compile(r"<svg\b.*?</svg>", re.DOTALL)
-    return drawing.sub(lambda svg: re.sub(r"<[^>]*>", " ", svg.group()), value)
-
-
-def changes(stored, rebuilt) -> list[str]:
-    """What a reader would see or hear change if `rebuilt` took the place of `stored`."""
-    found = []
-    for number, (old, new) in enumerate(zip(code_cells(stored), code_cells(rebuilt), strict=True), 1):
-        if len(old.outputs) != len(new.outputs):
-            found.append(f"cell [{number}]: {len(old.outputs)} outputs, now {len(new.outputs)}")
-            continue
-        for pair in zip(old.outputs, new.outputs, strict=True):
-            before, after = ({"text": output.get("text")} | output.get("data", {}) for output in pair)
-            for kind in sorted(before.keys() | after.keys()):
-                if form(kind, before.get(kind)) != form(kind, after.get(kind)):
-                    found.append(f"cell [{number}]: its {kind} differs")
-            pngs = [forms.get("image/png") for forms in (before, after)]
-            rms = difference(*pngs) if all(pngs) else 0.0 if pngs[0] == pngs[1] else np.inf
-            if rms > TOLERANCE:
-                found.append(f"cell [{number}]: its picture differs (rms {rms:.0f})")
-    return found
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("lesson", LESSONS)
-def test_a_new_build_shows_the_same(lesson, tmp_path):
-    build(SCRIPTS[lesson], tmp_path / f"{lesson}.ipynb")
-    assert changes(load(STORED[lesson]), load(tmp_path / f"{lesson}.ipynb")) == []
-    if STORED[lesson].read_bytes() != (tmp_path / f"{lesson}.ipynb").read_bytes():
-        warnings.warn(f"{lesson}: a build on this machine shows the same, in other bytes", stacklevel=1)
-
-
 # ---- The rules are rules: each is broken once
 
 
@@ -503,52 +438,3 @@ def test_a_text_that_was_changed_in_one_place_only_is_named():
     assert texts_that_differ(stored, script) == ["cell 2"]
     script.cells.pop()
     assert texts_that_differ(stored, script) == ["4 cells in the notebook, 3 in the script"]
-
-
-@cache
-def drawn(shift: float = 0.0, *, color: int = 0, size: tuple[int, int] = (6, 3)) -> str:
-    from matplotlib.figure import Figure
-
-    from utils import pictures
-
-    figure = Figure(figsize=size)
-    ax = figure.subplots()
-    x = np.linspace(0, 10, 200)
-    ax.plot(x, np.sin(x) + shift, color=pictures.COLORS[color])
-    ax.set(xlim=(0, 10), ylim=(-2, 2), xlabel="layer", ylabel="norm")
-    return base64.b64encode(pictures.png(figure)).decode()
-
-
-def test_rounding_is_no_change_of_a_picture_and_one_pixel_is():
-    pixel = 4 / 230  # the axes are about 230 pixels high
-    assert difference(drawn(), drawn()) == 0
-    assert difference(drawn(), drawn(0.01 * pixel)) < TOLERANCE / 2
-    assert difference(drawn(), drawn(pixel)) > 2 * TOLERANCE
-    assert difference(drawn(), drawn(color=1)) > 2 * TOLERANCE
-    assert difference(drawn(), drawn(size=(6, 4))) == np.inf
-
-
-def test_a_change_of_words_numbers_or_pictures_is_named():
-    def with_figure(**parts):
-        notebook = good_notebook()
-        notebook.cells[3].outputs[0].data.update({"image/png": drawn()} | parts)
-        return notebook
-
-    stored = with_figure()
-    assert changes(stored, with_figure()) == []
-    drawing = figure_html("The norm falls from 1 to 0.01.")
-    assert changes(stored, with_figure(**{"text/html": drawing.replace("M0.12345", "M0.12346")})) == []
-    ticks = drawing.replace("</svg>", "<text>10</text></svg>")
-    assert changes(stored, with_figure(**{"text/html": ticks})) == ["cell [2]: its text/html differs"]
-    assert changes(stored, with_figure(**{"text/plain": "Norms."})) == ["cell [2]: its text/plain differs"]
-    (moved,) = changes(stored, with_figure(**{"image/png": drawn(0.2)}))
-    assert moved.startswith("cell [2]: its picture differs (rms")
-    lost = with_figure()
-    del lost.cells[3].outputs[0].data["image/png"]
-    assert changes(stored, lost) == ["cell [2]: its picture differs (rms inf)"]
-    louder = with_figure()
-    louder.cells[1].outputs[0].text = "0.334 of 1797\n8.99e-16 at layer 100\n"
-    assert changes(stored, louder) == ["cell [1]: its text differs"]
-    cleared = with_figure()
-    cleared.cells[1].outputs = []
-    assert changes(stored, cleared) == ["cell [1]: 1 outputs, now 0"]
