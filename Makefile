@@ -15,7 +15,7 @@ NAMES ?=
 INSTALLED := $(VENV)/installed
 TRUSTED   := $(VENV)/trusted
 
-.PHONY: help lab test check notebooks clean environment
+.PHONY: help lab test check notebooks exercises clean environment
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\): .*## /make \1@/p' Makefile | awk -F@ '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -34,6 +34,9 @@ check: environment ## Run the quick part: style, units, stored notebooks (no exe
 
 notebooks: environment ## Build the notebooks whose script, or whose part of utils, has changed
 	$(RUN) notebooks/build.py $(NAMES)
+
+exercises: environment ## Build the solutions that have changed, and let nbgrader make the exercises from them
+	$(RUN) -m solutions.build $(NAMES)
 
 clean: ## Remove the environment and all caches
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
@@ -60,6 +63,6 @@ $(INSTALLED): requirements.txt pyproject.toml
 	touch $@
 
 # JupyterLab runs the pictures of a stored notebook only when the notebook is trusted.
-$(TRUSTED): $(INSTALLED) $(wildcard notebooks/*.ipynb)
-	$(RUN) -m jupyter trust $(wildcard notebooks/*.ipynb) >/dev/null
+$(TRUSTED): $(INSTALLED) $(wildcard notebooks/*.ipynb solutions/*/*.ipynb)
+	$(RUN) -m jupyter trust $(wildcard notebooks/*.ipynb solutions/*/*.ipynb) >/dev/null
 	touch $@

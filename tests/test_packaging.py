@@ -37,7 +37,8 @@ MACHINES = [
 
 def ranges_of_pyproject(text: str) -> dict[str, SpecifierSet]:
     project = tomllib.loads(text)["project"]
-    declared = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    extras = project["optional-dependencies"]
+    declared = [*project["dependencies"], *extras["test"], *extras["grading"]]
     ranges = {canonicalize_name((r := Requirement(line)).name): r.specifier for line in declared}
     return ranges | {"python": SpecifierSet(project["requires-python"])}
 
@@ -241,13 +242,13 @@ def test_every_import_is_declared():
     needed = names_in(project["dependencies"])
     everything = needed | names_in(project["optional-dependencies"]["test"])
     tests = sorted((ROOT / "tests").rglob("*.py"))
-    own = {"utils", "notebooks", "tests", "conftest", *(path.stem for path in tests)}
+    own = {"utils", "notebooks", "solutions", "tests", "conftest", *(path.stem for path in tests)}
 
-    learners = sorted([*(ROOT / "utils").glob("*.py"), *(ROOT / "notebooks" / "sources").glob("*.py")])
+    scripts = [*(ROOT / "notebooks" / "sources").glob("*.py"), *(ROOT / "solutions").glob("[0-9]*.py")]
+    learners = sorted([*(ROOT / "utils").glob("*.py"), *scripts])
     assert undeclared(learners, {"utils"}, needed) == []
-    assert (
-        undeclared([*(ROOT / "notebooks").glob("*.py"), ROOT / "conftest.py", *tests], own, everything) == []
-    )
+    builders = [ROOT / folder / "build.py" for folder in ("notebooks", "solutions")]
+    assert undeclared([*builders, ROOT / "conftest.py", *tests], own, everything) == []
 
 
 def test_an_undeclared_import_is_named(tmp_path):
