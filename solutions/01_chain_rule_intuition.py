@@ -76,7 +76,7 @@ checks.shared_weight(weight_gradient, seed=7)
 # %% answer scaled_underflow
 layers = None  # a whole number
 ### BEGIN SOLUTION
-layers = 21  # 2^(16 - 2n) <= 2^-25, half of the smallest float16, as soon as n >= 20.5
+layers = 21  # 2^(16 - 2n) <= 2^-25, half of the smallest float16: n >= 20.5
 ### END SOLUTION
 
 # %% check scaled_underflow

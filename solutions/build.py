@@ -210,15 +210,33 @@ def generate(name: str, course: Path, config: Path) -> None:
     nbgrader executes nothing here. Raises `BuildError` with its own words when it refuses.
     """
     shutil.copyfile(config, course / CONFIG)
+    try:
+        nbgrader(course, "generate_assignment", name, "--no-db", "--force")
+    except BuildError as error:
+        raise BuildError(f"{name}: nbgrader made no exercise. {error}") from None
+
+
+def nbgrader(course: Path, *command: str) -> None:
+    """Run one command of nbgrader in the folder `course`, without anybody's personal settings.
+
+    Raises `BuildError` with its own words when it fails.
+    """
     own = {f"JUPYTER_{what}_DIR": str(course / ".jupyter" / what) for what in ("CONFIG", "DATA", "RUNTIME")}
-    own |= {"IPYTHONDIR": str(course / ".jupyter" / "ipython")}
-    command = [sys.executable, "-m", "nbgrader", "generate_assignment", name, "--no-db", "--force"]
+    environment = os.environ | KERNEL | own | {"IPYTHONDIR": str(course / ".jupyter" / "ipython")}
+    # It starts `alembic` by its name alone, and finds it only where an environment is activated.
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     done = subprocess.run(
-        command, cwd=course, env=os.environ | KERNEL | own, capture_output=True, text=True, encoding="utf-8"
+        [sys.executable, "-m", "nbgrader", *command],
+        cwd=course,
+        env=environment,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
     )
     if done.returncode:
-        said = [line for line in done.stderr.strip().splitlines() if line.strip()] or ["nothing"]
-        raise BuildError(f"{name}: nbgrader made no exercise. It says: {said[-1].strip()}")
+        said = [line.strip() for line in done.stderr.splitlines() if line.strip()] or ["nothing"]
+        errors = [line for line in said if re.match(r"[\w.]+(Error|Exception): ", line)]
+        raise BuildError(f"It says: {errors[0] if errors else said[-1]}")  # the first is the cause
 
 
 def leaks(solution: NotebookNode, exercise: NotebookNode, config: Path) -> list[str]:

@@ -1,5 +1,6 @@
 """The exercises: nbgrader makes them of solutions that run, without the answers; and the builder of both."""
 
+import csv
 import re
 import shutil
 import sys
@@ -68,7 +69,6 @@ def test_the_exercise_shows_nothing_of_the_solution(name):
     assert builder.leaks(solution(name), exercise(name), CONFIG) == []
 
 
-@pytest.mark.parametrize("name", SETS)
 # An answer and its check stand together, so a set has more code than prose.
 RULES = [rule for rule in house.RULES if rule is not house.as_much_prose_as_code]
 
@@ -120,7 +120,38 @@ def test_a_blank_exercise_says_kindly_what_to_do_and_no_check_passes(name, tmp_p
             assert error.ename == "Mistake" and error.evalue.startswith(checks.EMPTY)
             assert "Traceback" not in "".join(error.traceback)
     given = [c for c in notebook.cells if c.cell_type == "code" and "nbgrader" not in c.metadata]
-    assert {error.ename for cell in given for error in errors(cell)} <= {"NotImplementedError"}  # an answer used
+    assert {error.ename for cell in given for error in errors(cell)} <= {"NotImplementedError"}
+
+
+@pytest.mark.slow
+def test_grading_gives_all_points_for_the_solution_and_none_for_a_blank(tmp_path):
+    """The whole way through nbgrader, with a gradebook; its text waits for a person."""
+    name = SETS[0]
+    for folder in ("solutions", "exercises"):
+        shutil.copytree(ROOT / folder / name, tmp_path / folder / name)
+    shutil.copy(CONFIG, tmp_path)
+    answered, answers = exercise(name), graded(solution(name))
+    for grade_id, cell in graded(answered).items():
+        if cell.metadata.nbgrader.solution:
+            cell.source = re.sub(r"### (BEGIN|END) SOLUTION", "# mine", answers[grade_id].source)
+        else:
+            cell.source = "pass  # whoever edits a check gets it back"
+    for student, notebook in (("diligent", answered), ("absent", exercise(name))):
+        target = tmp_path / "submitted" / student / name / f"{name}.ipynb"
+        target.parent.mkdir(parents=True)
+        nbformat.write(notebook, target)
+    for command in ("generate_assignment", "autograde"):
+        builder.nbgrader(tmp_path, command, name, "--force")
+    scores = tmp_path / "scores.csv"
+    builder.nbgrader(tmp_path, "export", f"--to={scores}")
+    with scores.open(encoding="utf-8") as file:
+        found = {row["student_id"]: row for row in csv.DictReader(file)}
+    points = {i: c.metadata.nbgrader.points for i, c in answers.items() if c.metadata.nbgrader.grade}
+    by_hand = sum(points[i] for i in points if not i.endswith("_check"))
+    assert by_hand > 0
+    assert float(found["diligent"]["score"]) == sum(points.values()) - by_hand
+    assert float(found["absent"]["score"]) == 0
+    assert float(found["absent"]["max_score"]) == sum(points.values())
 
 
 def test_the_folders_hold_what_nbgrader_may_release_and_nothing_else():
@@ -155,8 +186,8 @@ DAMAGE = {
     "no end": ("    return gradient\n    ### END SOLUTION", "    return gradient", "belong together"),
     "misspelt": ("### BEGIN HIDDEN TESTS\nchecks.growth", "### BEGIN HIDEN TESTS\nchecks.growth", "belong"),
     "no region": (
-        "### BEGIN SOLUTION\nlayers = 21  # 2^(16 - 2n) <= 2^-25, half of the smallest float16, as soon as n >= "
-        "20.5\n### END SOLUTION",
+        "### BEGIN SOLUTION\nlayers = 21  # 2^(16 - 2n) <= 2^-25, half of the smallest float16: "
+        "n >= 20.5\n### END SOLUTION",
         "layers = 21",
         "what is the answer?",
     ),
@@ -271,6 +302,7 @@ def contents(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_what_nbgrader_refuses_leaves_everything_in_place(course, monkeypatch):
     """Its own --force deletes the exercise first."""
     before = contents(course)
@@ -280,11 +312,12 @@ def test_what_nbgrader_refuses_leaves_everything_in_place(course, monkeypatch):
         builder, "build", lambda script, target: target.write_text(nbformat.writes(stored), encoding="utf-8")
     )
     monkeypatch.setattr(builder, "mark", lambda notebook, name: [])
-    with pytest.raises(BuildError, match="nbgrader made no exercise. It says: "):
+    with pytest.raises(BuildError, match="It says: .*Duplicate grade id: shared_weight"):
         builder.build_set(SETS[0], course)
     assert contents(course) == before
 
 
+@pytest.mark.slow
 def test_a_script_that_fails_leaves_everything_in_place_and_is_named(course, capsys):
     script = course / "solutions" / SCRIPT.name
     text = script.read_text(encoding="utf-8")

@@ -556,7 +556,7 @@ def critical_std(critical: Callable, seed: int) -> None:
         ),
         (
             1 / np.sqrt(width),
-            "That is the rule for infinitely wide linear layers: it knows no slope, and no chance in a few units.",
+            "That is the rule for infinitely wide linear layers: it knows no slope, and no few units.",
         ),
         (
             np.sqrt(2 / width),
