@@ -8,6 +8,6 @@ c.CourseDirectory.release_directory = "exercises"
 
 # What stands where an answer goes. It is an error, so that a forgotten answer is never taken for one.
 c.ClearSolutions.code_stub = {
-    "python": 'raise NotImplementedError("Write your answer here, in place of this line, and run the cell.")'
+    "python": 'raise NotImplementedError("Write your answer here, in place of this line.")'
 }
 c.ClearSolutions.text_stub = "*Write your answer here, in place of this line.*"

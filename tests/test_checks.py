@@ -32,7 +32,7 @@ class Bank:
 
 
 def stub(*_):
-    raise NotImplementedError("Write your answer here, in place of this line, and run the cell.")
+    raise NotImplementedError("Write your answer here, in place of this line.")
 
 
 # --- 01: one weight, many nodes ----------------------------------------------------------------------------
@@ -215,6 +215,8 @@ PATIENTS = Bank(
     wrong={
         "untouched stub": ((RIGHT | {1: None}, None), EMPTY),
         "empty diagnosis": (({1: None, 2: None, 3: None}, 0.6), EMPTY),
+        "no factor": ((RIGHT,), "takes diagnosis and factor, in this order"),
+        "an array": ((RIGHT | {1: np.zeros(2)}, 0.6), "is none"),
         "a list": ((list(RIGHT.values()), 0.6), "a dictionary with the keys 1, 2 and 3"),
         "another word": ((RIGHT | {1: "exploding"}, 0.6), "'exploding' is none"),
         "all alike": ((dict.fromkeys(RIGHT, VANISHING), 0.6), "Three times the same"),

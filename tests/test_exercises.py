@@ -111,7 +111,7 @@ def test_a_blank_exercise_says_kindly_what_to_do_and_no_check_passes(name, tmp_p
     failed = [cell for cell in notebook.cells if errors(cell)]
     first = errors(failed[0])[0]
     assert (first.ename, first.evalue.split(":")[0]) in {
-        ("NotImplementedError", "Write your answer here, in place of this line, and run the cell."),
+        ("NotImplementedError", "Write your answer here, in place of this line."),
         ("Mistake", "There is no answer yet"),
     }
     for grade_id, cell in graded(notebook).items():

@@ -7,6 +7,7 @@ and reads. In a graded notebook the same call is the test, for a cell that raise
 
 import contextlib
 import copy
+import inspect
 import io
 import math
 import textwrap
@@ -51,6 +52,9 @@ class Check:
     def __call__(self, *answer: object, seed: int = 0) -> None:
         """Print one sentence when the answer holds; raise `Mistake` with one when it does not."""
         try:
+            *wanted, _seed = inspect.signature(self.look).parameters
+            if len(answer) != len(wanted):
+                raise Mistake(f"This check takes {' and '.join(wanted)}, in this order, and nothing else.")
             if any(part is None or part is ... for part in answer):
                 raise Mistake(EMPTY)
             self.look(*answer, seed=data.check_seed(seed))
@@ -462,7 +466,7 @@ def patients(diagnosis: Mapping, factor: float, seed: int) -> None:
     for number, given in diagnosis.items():
         if given is None or given is ...:
             raise Mistake(EMPTY)
-        if given not in DISEASES:
+        if not isinstance(given, str) or given not in DISEASES:
             raise Mistake(f"Patient {number}: choose one of {', '.join(DISEASES)}; {_brief(given)} is none.")
     if len(set(diagnosis.values())) == 1:
         raise Mistake("Three times the same diagnosis: the three dashboards differ, and so do the diseases.")
