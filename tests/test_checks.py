@@ -406,6 +406,29 @@ def test_an_answer_may_print_and_warn(capfd):
     assert said.out.startswith("Right") and "here" not in said.out and said.err == ""
 
 
+@pytest.mark.parametrize(
+    ("make", "damage"),
+    [
+        (lambda: np.ones(3), lambda x: x.__imul__(2)),
+        (lambda: np.array([1, np.nan]), lambda x: x.fill(np.nan)),
+        (lambda: torch.ones(3, dtype=torch.bfloat16), lambda x: x.mul_(2)),
+        (lambda: [np.ones(2), np.ones(2)], lambda x: x[1].fill(0)),
+        (lambda: [3.0, 1.0], lambda x: x.sort()),
+        (lambda: {"a": np.ones(2)}, lambda x: x.update(b=1)),
+        (lambda: (1, torch.ones(2)), lambda x: x[1].zero_()),
+        (lambda: torch.nn.Linear(2, 2), lambda x: torch.nn.init.zeros_(x.weight)),
+        (lambda: torch.nn.Linear(2, 2), lambda x: x.eval()),
+    ],
+)
+def test_a_damaged_input_is_named_and_the_caller_keeps_it(make, damage):
+    value = make()
+    with pytest.raises(Mistake, match="changes what it was given"):
+        checks._call(lambda x: (damage(x), 1.0)[1], value)
+    assert checks._call(lambda x: 1.0, value) == 1.0  # neither damaged nor taken for it
+    assert checks._call(lambda x, f: f(1.0), value, math.exp) == math.e
+    assert checks._call(lambda x, g: 1.0, value, torch.Generator()) == 1.0
+
+
 @pytest.mark.parametrize("seed", [-1, 2**32, "0"])
 def test_a_bad_seed_is_named(seed):
     with pytest.raises((TypeError, ValueError), match="seed must be an integer"):

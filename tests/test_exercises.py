@@ -55,7 +55,7 @@ def test_nbgrader_makes_of_the_solution_what_is_stored(name, tmp_path):
     stored, made = (builder.targets(name, root)[1] for root in (ROOT, tmp_path))
     shutil.copytree(builder.targets(name, ROOT)[0].parent, builder.targets(name, tmp_path)[0].parent)
     builder.generate(name, tmp_path, CONFIG)
-    assert made.read_bytes() == stored.read_bytes()
+    assert made.read_bytes() == stored.read_bytes(), "run: make exercises NAMES=--force"
 
 
 @pytest.mark.parametrize("name", SETS)
