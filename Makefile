@@ -10,12 +10,15 @@ PIP_ARGS ?=
 LAB_ARGS ?=
 PYTEST_ARGS ?=
 NAMES ?=
+# make grade SUBMITTED=path/to/submitted GRADE_ARGS="--jobs 4 --feedback"
+SUBMITTED ?= submitted
+GRADE_ARGS ?=
 
 # Written when the environment is complete; older than a file that it was made from, it is brought up to date.
 INSTALLED := $(VENV)/installed
 TRUSTED   := $(VENV)/trusted
 
-.PHONY: help lab test check notebooks clean environment
+.PHONY: help lab test check notebooks grade clean environment
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\): .*## /make \1@/p' Makefile | awk -F@ '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -34,6 +37,9 @@ check: environment ## Run the quick part: style, units, stored notebooks (no exe
 
 notebooks: environment ## Build the notebooks whose script, or whose part of utils, has changed
 	$(RUN) notebooks/build.py $(NAMES)
+
+grade: environment ## Grade a class: SUBMITTED=folder of STUDENT/NAME/NAME.ipynb (GRADE_ARGS=--help says more)
+	$(RUN) solutions/grade.py "$(SUBMITTED)" $(GRADE_ARGS)
 
 clean: ## Remove the environment and all caches
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -23,19 +23,20 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import nbformat
+from nbformat import NotebookNode
+from tqdm import tqdm
+
 import grading_book
 import grading_examine
 import grading_execute
 import grading_feedback
 import grading_report
 import grading_sandbox
-import nbformat
 from grading_book import Book, BookError
-from grading_examine import CannotGrade, NotebookSpec, printable
+from grading_examine import CannotGradeError, NotebookSpec, printable
 from grading_report import GRADED, NOT_GRADED, PARTLY, WAITING, Row
 from grading_sandbox import Limits, Sandbox, SandboxError
-from nbformat import NotebookNode
-from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
 VERSION = 1  # of the rules below: what an older version graded is graded again
@@ -168,9 +169,9 @@ def prepare(student: Path, assignment: Assignment, book: Book, limits: Limits) -
     remarks: list[str] = []
     try:
         if student.is_symlink() or folder.is_symlink():
-            raise CannotGrade("the folder is a link to another place")
+            raise CannotGradeError("the folder is a link to another place")
         files = grading_examine.files_of(folder, remarks)
-    except (CannotGrade, OSError):
+    except (CannotGradeError, OSError):
         files = {}
     ready, outcomes, kept, found = {}, {}, {}, {}
     for spec in assignment.notebooks:
@@ -183,7 +184,7 @@ def prepare(student: Path, assignment: Assignment, book: Book, limits: Limits) -
             examined = grading_examine.examine(data, spec, outcome.remarks)
             outcome.remarks, outcome.reasons = examined.remarks, dict(examined.for_a_person)
             ready[spec.name] = book.restored(examined.notebook, assignment.name, spec.name)
-        except CannotGrade as error:
+        except CannotGradeError as error:
             outcome.reasons[""] = str(error)
         except Exception as error:  # one student's file stops no other's, whatever is in it
             outcome.reasons[""] = f"the file could not be examined ({type(error).__name__}: {error})"
@@ -256,7 +257,7 @@ def save(job: Job, options: Options, book: Book) -> None:
             (kept / f"{spec.name}.ipynb").write_bytes(job.kept[spec.name])
     try:
         text = grading_examine.read_bytes(job.folder / "timestamp.txt", 1000).decode().strip()
-    except (CannotGrade, UnicodeDecodeError):
+    except (CannotGradeError, UnicodeDecodeError):
         text = None
     try:
         book.record(job.student, name, results, text)
@@ -287,7 +288,7 @@ def row(options: Options, book: Book, student: str, assignment: Assignment, spec
     if "" in reasons:  # what stands was for another version of the file
         state, so_far = NOT_GRADED, None
     elif any(cell in reasons for cell in outcome["scores"]):
-        state = PARTLY
+        state = NOT_GRADED if so_far is None else PARTLY
     else:
         state = WAITING
     said = [*reasons.values()]

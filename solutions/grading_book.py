@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
-from grading_examine import CellSpec, NotebookSpec
 from nbformat import NotebookNode
 from nbgrader.api import Gradebook, MissingEntry, SubmittedNotebook
 from nbgrader.converters import GenerateAssignment
@@ -19,6 +18,8 @@ from nbgrader.preprocessors import CheckCellMetadata, OverwriteCells
 from nbgrader.utils import compute_checksum, determine_grade
 from sqlalchemy.exc import SAWarning
 from traitlets.config import Config
+
+from grading_examine import CellSpec, NotebookSpec
 
 
 class BookError(Exception):

@@ -20,7 +20,7 @@ MOST_CELLS = 2000
 SCHEMA = 3  # of nbgrader's metadata
 
 
-class CannotGrade(Exception):
+class CannotGradeError(Exception):
     """Why a submission needs a person: one sentence."""
 
 
@@ -90,14 +90,14 @@ def read_bytes(path: Path, largest: int = LARGEST_FILE) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     except OSError as error:
         if path.is_symlink():
-            raise CannotGrade(f"{printable(path.name)} is a link, not a file") from None
-        raise CannotGrade(f"{printable(path.name)} cannot be read: {error.strerror}") from None
+            raise CannotGradeError(f"{printable(path.name)} is a link, not a file") from None
+        raise CannotGradeError(f"{printable(path.name)} cannot be read: {error.strerror}") from None
     with os.fdopen(descriptor, "rb") as file:
         about = os.fstat(file.fileno())
         if not stat.S_ISREG(about.st_mode):
-            raise CannotGrade(f"{printable(path.name)} is not a file")
+            raise CannotGradeError(f"{printable(path.name)} is not a file")
         if about.st_size > largest:
-            raise CannotGrade(
+            raise CannotGradeError(
                 f"{printable(path.name)} has {about.st_size / 2**20:.3g} MB, more than the {largest // 2**20} MB allowed"
             )
         return file.read(largest + 1)
@@ -107,12 +107,12 @@ def find_notebook(folder: Path, spec: NotebookSpec) -> tuple[Path, list[str]]:
     """The file to grade in the folder of one student and assignment, and what is to be said about it."""
     wanted = folder / f"{spec.name}.ipynb"
     if folder.is_symlink() or folder.parent.is_symlink():
-        raise CannotGrade("the folder is a link to another place")
+        raise CannotGradeError("the folder is a link to another place")
     if not folder.is_dir():
         beside = folder.parent / wanted.name
         if beside.is_file() and not beside.is_symlink():
             return beside, [f"{wanted.name} was beside the folder {folder.name}, not in it."]
-        raise CannotGrade("nothing was submitted")
+        raise CannotGradeError("nothing was submitted")
     found = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".ipynb")
     if wanted in found:
         others = ", ".join(printable(path.name) for path in found if path != wanted)
@@ -120,60 +120,60 @@ def find_notebook(folder: Path, spec: NotebookSpec) -> tuple[Path, list[str]]:
     if not found:
         inner = sorted(path for path in folder.glob("*/*.ipynb") if not path.parent.name.startswith("."))
         hint = f"; there is a {printable(str(inner[0].relative_to(folder)))}" if inner else ""
-        raise CannotGrade(f"there is no {wanted.name} in the folder{hint}")
+        raise CannotGradeError(f"there is no {wanted.name} in the folder{hint}")
     known = {cell.name for cell in spec.cells}
     fitting = [path for path in found if len(_names_in(path) & known) * 2 > len(known)]
     if len(fitting) == 1:
         return fitting[0], [f"The file is called {printable(fitting[0].name)}; graded as {wanted.name}."]
     names = ", ".join(printable(path.name) for path in found)
-    raise CannotGrade(f"there is no {wanted.name}, and which file is meant cannot be told: {names}")
+    raise CannotGradeError(f"there is no {wanted.name}, and which file is meant cannot be told: {names}")
 
 
 def _names_in(path: Path) -> set[str]:
     try:
         cells = json.loads(read_bytes(path))["cells"]
         return {cell["metadata"]["nbgrader"]["grade_id"] for cell in cells if "nbgrader" in cell["metadata"]}
-    except (CannotGrade, ValueError, KeyError, TypeError, RecursionError):
+    except (CannotGradeError, ValueError, KeyError, TypeError, RecursionError):
         return set()
 
 
 def _parsed(data: bytes, remarks: list[str]) -> dict:
     """The notebook's JSON, in the current format."""
     if not data.strip():
-        raise CannotGrade("the file is empty")
+        raise CannotGradeError("the file is empty")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise CannotGrade(f"the file is not text in UTF-8 (byte {error.start})") from None
+        raise CannotGradeError(f"the file is not text in UTF-8 (byte {error.start})") from None
     if text.encode() != data:
         remarks.append("A byte order mark before the text was left out.")
     try:
         notebook = json.loads(text)
     except RecursionError:
-        raise CannotGrade("the file is nested too deep to be a notebook") from None
+        raise CannotGradeError("the file is nested too deep to be a notebook") from None
     except ValueError as error:
         place = f" (line {error.lineno}, {error.msg})" if isinstance(error, json.JSONDecodeError) else ""
         conflict = " It has the marks of an unresolved merge." if "\n<<<<<<< " in text else ""
-        raise CannotGrade(f"the file is not valid JSON{place}.{conflict}".rstrip(".")) from None
+        raise CannotGradeError(f"the file is not valid JSON{place}.{conflict}".rstrip(".")) from None
     if not isinstance(notebook, dict) or not isinstance(notebook.get("nbformat"), int):
-        raise CannotGrade("the file is JSON, but no notebook")
+        raise CannotGradeError("the file is JSON, but no notebook")
     version = notebook["nbformat"]
     if version == 3:
         try:
-            notebook = nbformat.convert(nbformat.from_dict(notebook), 4)
+            notebook = nbformat.reads(text, 4)
         except Exception as error:  # whatever a converter of 2014 meets in a file that it does not know
-            raise CannotGrade(f"the notebook has format 3 and cannot be converted: {error}") from None
+            raise CannotGradeError(f"the notebook has format 3 and cannot be converted: {error}") from None
         remarks.append("The notebook had format 3 and was converted to 4.")
     elif version != 4:
-        raise CannotGrade(f"the notebook has format {version}, and only format 4 (and 3) can be read")
+        raise CannotGradeError(f"the notebook has format {version}, and only format 4 (and 3) can be read")
     elif isinstance(notebook.get("nbformat_minor"), int) and notebook["nbformat_minor"] > 5:
         remarks.append(
             f"The notebook has format 4.{notebook['nbformat_minor']}, newer than 4.5; read as 4.5."
         )
     if not isinstance(notebook.get("cells"), list):
-        raise CannotGrade("the notebook has no list of cells")
+        raise CannotGradeError("the notebook has no list of cells")
     if len(notebook["cells"]) > MOST_CELLS:
-        raise CannotGrade(f"the notebook has {len(notebook['cells'])} cells, more than {MOST_CELLS}")
+        raise CannotGradeError(f"the notebook has {len(notebook['cells'])} cells, more than {MOST_CELLS}")
     return notebook
 
 
@@ -312,20 +312,20 @@ def _missing_added(
 def examine(data: bytes, spec: NotebookSpec, remarks: list[str] | None = None) -> Examined:
     """Makes a notebook to be graded from the bytes of a submitted file.
 
-    Raises `CannotGrade` where a person has to look.
+    Raises `CannotGradeError` where a person has to look.
     """
     remarks = list(remarks or [])
     for_a_person: dict[str, str] = {}
     cells = _cells_of(_parsed(data, remarks), remarks)
     specs = {one.name: one for one in spec.cells}
     if not cells:
-        raise CannotGrade("the notebook has no cells")
+        raise CannotGradeError("the notebook has no cells")
     _unknown_removed(cells, specs, remarks)
     own = [cell for cell in cells if cell.name is not None]
     if not own and not any(
         one.locked and any(_same(one.released, c.source) for c in cells) for one in spec.cells
     ):
-        raise CannotGrade("no cell of this notebook belongs to the assignment; is it the right notebook")
+        raise CannotGradeError("no cell of this notebook belongs to the assignment; is it the right notebook")
     _deduplicated(cells, specs, remarks, for_a_person)
     _named_again(cells, spec, remarks)
     _missing_added(cells, spec, remarks, for_a_person)
@@ -388,9 +388,9 @@ def files_of(folder: Path, remarks: list[str]) -> dict[str, bytes]:
                     continue
                 try:
                     if len(files) == MOST_FILES:
-                        raise CannotGrade(f"there are more than {MOST_FILES} files")
+                        raise CannotGradeError(f"there are more than {MOST_FILES} files")
                     data = read_bytes(path, LARGEST_FILE - total)
-                except CannotGrade as error:
+                except CannotGradeError as error:
                     refused.append(str(error))
                     continue
                 total += len(data)

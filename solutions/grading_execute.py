@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 
 import nbformat
 import zmq
-from grading_sandbox import MB, Limits, Sandbox, SandboxError
 from nbformat import NotebookNode
+
+from grading_sandbox import MB, Limits, Sandbox, SandboxError
 
 KEPT_CHARACTERS = 100_000  # of the output of one cell
 KEPT_OUTPUTS = 200
@@ -71,7 +72,7 @@ if found:
 """
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """The person who grades wants no more of it."""
 
 
@@ -226,7 +227,7 @@ class _Runner:
         replied, idle, reply_error = False, False, ""
         while not (replied and idle):
             if self._stop.is_set():
-                raise Stopped
+                raise StoppedError
             now = time.monotonic()
             if box.process.poll() is not None:
                 run.ended, run.why = "died", box.reason or run.why or "the kernel ended"
@@ -319,9 +320,9 @@ def execute(
 ) -> Execution:
     """Runs all code cells in order, going on in a new kernel after a cell that ended the first one.
 
-    The notebook stays as it was. Raises `SandboxError` where no kernel can be started, `Stopped` when `stop` is set.
+    The notebook stays as it was. Raises `SandboxError` where no kernel can be started, `StoppedError` when `stop` is set.
     """
     return _Runner(notebook, start, limits, stop).all()
 
 
-__all__ = ["CellRun", "Execution", "SandboxError", "Stopped", "execute", "is_test", "score_of"]
+__all__ = ["CellRun", "Execution", "SandboxError", "StoppedError", "execute", "is_test", "score_of"]

@@ -9,10 +9,11 @@ import base64
 import binascii
 import builtins
 
+from nbformat import NotebookNode
+
 from grading_book import Grades
 from grading_examine import NotebookSpec
 from grading_report import NOT_GRADED, Row, number, page, shown
-from nbformat import NotebookNode
 
 MOST_TEXT = 20_000
 

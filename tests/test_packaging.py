@@ -37,7 +37,8 @@ MACHINES = [
 
 def ranges_of_pyproject(text: str) -> dict[str, SpecifierSet]:
     project = tomllib.loads(text)["project"]
-    declared = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    extras = project["optional-dependencies"]
+    declared = [*project["dependencies"], *extras["test"], *extras["grading"]]
     ranges = {canonicalize_name((r := Requirement(line)).name): r.specifier for line in declared}
     return ranges | {"python": SpecifierSet(project["requires-python"])}
 
@@ -240,14 +241,15 @@ def test_every_import_is_declared():
     project = tomllib.loads(PYPROJECT)["project"]
     needed = names_in(project["dependencies"])
     everything = needed | names_in(project["optional-dependencies"]["test"])
+    everything |= names_in(project["optional-dependencies"]["grading"])
     tests = sorted((ROOT / "tests").rglob("*.py"))
-    own = {"utils", "notebooks", "tests", "conftest", *(path.stem for path in tests)}
+    grading = sorted((ROOT / "solutions").glob("*.py"))
+    own = {"utils", "notebooks", "tests", "conftest", *(path.stem for path in [*tests, *grading])}
 
     learners = sorted([*(ROOT / "utils").glob("*.py"), *(ROOT / "notebooks" / "sources").glob("*.py")])
     assert undeclared(learners, {"utils"}, needed) == []
-    assert (
-        undeclared([*(ROOT / "notebooks").glob("*.py"), ROOT / "conftest.py", *tests], own, everything) == []
-    )
+    builders = (ROOT / "notebooks").glob("*.py")
+    assert undeclared([*builders, ROOT / "conftest.py", *tests, *grading], own, everything) == []
 
 
 def test_an_undeclared_import_is_named(tmp_path):
