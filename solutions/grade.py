@@ -1,13 +1,14 @@
-"""Grades a class: every notebook in submitted/STUDENT/NAME/NAME.ipynb, in a sandbox, into nbgrader's gradebook.
+"""Grades a class: every submitted/STUDENT/NAME/NAME.ipynb, in a sandbox, into nbgrader's gradebook.
 
     make grade                                   all of submitted/
     make grade SUBMITTED=path GRADE_ARGS="--jobs 4"
     python solutions/grade.py submitted --feedback
 
-The assignments are the folders NAME of solutions/ (the instructor's version, with nbgrader's metadata). A rerun
-grades what changed since and only that; grades and comments by a person stay; what was submitted is never changed.
-Below --out: the gradebook, grades.csv and grades.html, what ran (autograded/), what was submitted when it was graded
-(kept/), pages for students (feedback/, with --feedback), and a record of each submission (records/).
+The assignments are the folders NAME of solutions/ (the instructor's version, with nbgrader's metadata). A
+rerun grades what changed since and only that; grades and comments by a person stay; what was submitted is
+never changed. Below --out: the gradebook, grades.csv and grades.html, what ran (autograded/), what was
+submitted when it was graded (kept/), pages for students (feedback/, with --feedback), and a record of each
+submission (records/).
 """
 
 import argparse
@@ -56,7 +57,7 @@ class Assignment:
 class Outcome:
     """What came of one notebook of one submission.
 
-    `scores` has the tests, `reasons` what a person has to look at, by cell; under "" stands what concerns all of it.
+    `scores` has the tests, `reasons` what a person has to look at, by cell; under "" what concerns all of it.
     `again` asks for another try: the fault was not the submission's.
     """
 

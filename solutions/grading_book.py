@@ -93,6 +93,7 @@ class Book:
         self.url = url
 
     def close(self) -> None:
+        """Ends the connection."""
         self._book.close()
 
     def has(self, assignment: str) -> bool:
@@ -157,8 +158,8 @@ class Book:
     ) -> None:
         """Writes the automatic scores of all notebooks of a submission, in one transaction.
 
-        `graded` has for each notebook what ran and the scores of its tests; None where nothing could be graded,
-        which takes back what an earlier submission got. Grades and comments by a person stay.
+        `graded` has for each notebook what ran and the scores of its tests; None where nothing could be
+        graded, which takes back what an earlier submission got. Grades and comments by a person stay.
         """
         book = self._book
         # nbgrader 0.9.6 builds a submission in a way that SQLAlchemy 2 warns of, and that does no harm.

@@ -1,7 +1,7 @@
 """Examines a submitted file before anything in it runs, repairs what is safe to repair, and says so.
 
-What a student saved is only read. From its cells a new notebook is made, in which everything that concerns the
-grading (which cells are tests, their source, their points) comes from the gradebook.
+What a student saved is only read. From its cells a new notebook is made, in which everything that concerns
+the grading (which cells are tests, their source, their points) comes from the gradebook.
 """
 
 import json
@@ -41,13 +41,16 @@ class CellSpec:
 
     @property
     def is_test(self) -> bool:
+        """Whether points come from running it."""
         return self.grade and not self.solution and self.cell_type == "code"
 
     @property
     def is_manual(self) -> bool:
+        """Whether points come from a person."""
         return self.task or (self.grade and self.solution)
 
     def metadata(self) -> dict:
+        """As nbgrader stores it in a notebook."""
         about = {"grade": self.grade, "solution": self.solution, "locked": self.locked, "task": self.task}
         about |= {"grade_id": self.name, "cell_type": self.cell_type, "schema_version": SCHEMA}
         if self.points is not None:
@@ -57,7 +60,7 @@ class CellSpec:
 
 @dataclass(frozen=True)
 class NotebookSpec:
-    """A notebook as it was given out: its name, the cells that nbgrader knows in order, all released cells."""
+    """A notebook as it was given out: its name, the cells that nbgrader knows, all cells, in order."""
 
     name: str
     cells: tuple[CellSpec, ...]
@@ -66,12 +69,13 @@ class NotebookSpec:
 
     @property
     def max_score(self) -> float:
+        """The points of all cells."""
         return sum(cell.points or 0 for cell in self.cells)
 
 
 @dataclass
 class Examined:
-    """A notebook that can be run and graded, what was repaired, and the cells that only a person can grade."""
+    """A notebook that can be run, what was repaired, and the cells that only a person can grade."""
 
     notebook: NotebookNode
     remarks: list[str]
@@ -97,9 +101,8 @@ def read_bytes(path: Path, largest: int = LARGEST_FILE) -> bytes:
         if not stat.S_ISREG(about.st_mode):
             raise CannotGradeError(f"{printable(path.name)} is not a file")
         if about.st_size > largest:
-            raise CannotGradeError(
-                f"{printable(path.name)} has {about.st_size / 2**20:.3g} MB, more than the {largest // 2**20} MB allowed"
-            )
+            size, most = f"{about.st_size / 2**20:.3g} MB", f"{largest / 2**20:.3g} MB"
+            raise CannotGradeError(f"{printable(path.name)} has {size}, more than the {most} allowed")
         return file.read(largest + 1)
 
 

@@ -2,10 +2,10 @@
 
 A test that runs after a student's code, in the same process, can be deceived by that code. How far that is
 bounded: before and after each test a cell runs that must fail, with a number that nobody can know before, and
-that looks for replaced builtins and library functions. A kernel in which an assertion does not fail any more, or
-in which `numpy.allclose` comes from a notebook's cell, gives no points. What cannot be prevented: code that
-takes this very module apart while it runs, and answers that are equal to everything. `remarks` and the kept
-notebook are for the person who looks.
+that looks for replaced builtins and library functions. A kernel in which an assertion does not fail any
+more, or in which `numpy.allclose` comes from a notebook's cell, gives no points. What cannot be prevented: an answer
+that is equal to everything, code that undoes its changes within a test or writes the kernel's own messages,
+and code that is aimed at these very checks. The notebook that ran is kept for the person who looks.
 """
 
 import ast
@@ -52,7 +52,8 @@ for name, module in sorted(sys.modules.items()):
         for attribute, value in sorted(vars(module).items()):
             if not attribute.startswith("__") and strange(value):
                 found.append(name + "." + attribute)
-for name in ("numpy.allclose", "numpy.isclose", "numpy.array_equal", "torch.allclose", "torch.equal", "math.isclose"):
+compared = ("numpy.allclose", "numpy.isclose", "numpy.array_equal", "torch.allclose", "torch.equal")
+for name in (*compared, "math.isclose"):
     module, _, attribute = name.rpartition(".")
     value = getattr(sys.modules.get(module), attribute, None)
     if value is not None and getattr(value, "__name__", None) != attribute:
@@ -176,7 +177,7 @@ class _Runner:
             self.sandbox = None
 
     def _again(self, place: int) -> bool:
-        """A new kernel in which everything ran that came to an end before; False where that does not succeed."""
+        """A new kernel in which everything ran that had come to an end; False where that does not succeed."""
         self.sandbox = self._start()
         for index in self.code[: place + 1]:
             if self.result.cells[index].ended in ("ok", "error"):
@@ -320,7 +321,8 @@ def execute(
 ) -> Execution:
     """Runs all code cells in order, going on in a new kernel after a cell that ended the first one.
 
-    The notebook stays as it was. Raises `SandboxError` where no kernel can be started, `StoppedError` when `stop` is set.
+    The notebook stays as it was. Raises `SandboxError` where no kernel can be started, `StoppedError` when
+    `stop` is set.
     """
     return _Runner(notebook, start, limits, stop).all()
 

@@ -1,8 +1,8 @@
 """The page that a student gets back: points, comments and the own work, and nothing of the hidden tests.
 
 From the moment that a hidden test has run, the student's code has been in one process with its text, and
-whatever that code writes afterwards, in whatever encoding, may carry it. Outputs are therefore shown up to the
-first hidden test only, and a test shows what was given out of it, and how it ended.
+whatever that code writes afterwards, in whatever encoding, may carry it. Outputs are therefore shown up to
+the first hidden test only, and a test shows what was given out of it, and how it ended.
 """
 
 import base64

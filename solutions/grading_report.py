@@ -1,4 +1,4 @@
-"""The report on a class: a CSV for machines, a page for people. What could not be graded has no score in either."""
+"""The report on a class: a CSV for machines, a page for people. What was not graded has no score."""
 
 import csv
 import html
@@ -30,7 +30,7 @@ COLUMNS = [
 
 @dataclass(frozen=True)
 class Row:
-    """One notebook of one student. `score` is None unless all of it is graded; so is `points` unless some is."""
+    """One notebook of one student; `score` is None unless all of it is graded, `points` unless some is."""
 
     student: str
     assignment: str

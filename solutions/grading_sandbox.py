@@ -31,6 +31,7 @@ WATCH_SECONDS = 0.2
 LARGEST_MESSAGE = 8 * MB
 ADDRESS_SPACE_MB = 4096  # PyTorch reserves much more than it uses
 FIRST_USER = 200_000  # above the users of a usual system; root gives each sandbox one of its own
+WITHOUT = "without it a student's code could read, change and send anything."
 _users = itertools.count(FIRST_USER + os.getpid() % 50_000 * 16)
 
 
@@ -69,7 +70,7 @@ def hidden_from_students(folders: list[Path]) -> None:
         for path in shown:
             if folder.resolve().is_relative_to(path):
                 raise SandboxError(
-                    f"{folder} is inside of {path}, which a student's code can read. Move the course elsewhere."
+                    f"{folder} is in {path}, which a student's code can read. Move the course elsewhere."
                 )
 
 
@@ -152,8 +153,8 @@ def check() -> None:
     """
     if shutil.which("bwrap") is None:
         raise SandboxError(
-            "bubblewrap is not installed, and without it a student's code could read, change and send anything. "
-            "Install it (Debian and Ubuntu: apt install bubblewrap), or grade without protection: --no-sandbox."
+            f"bubblewrap is not installed, and {WITHOUT} Install it (Debian and Ubuntu: apt install "
+            "bubblewrap), or grade without protection: --no-sandbox."
         )
     with tempfile.TemporaryDirectory(prefix="g") as name:
         for part in ("files", "ipc"):
@@ -164,7 +165,7 @@ def check() -> None:
     if done.returncode != 0:
         raise SandboxError(
             f"bubblewrap does not work here ({' '.join(done.stderr.split())[:300]}). "
-            "Without it a student's code could read, change and send anything. To grade so all the same: --no-sandbox."
+            f"And {WITHOUT} To grade so all the same: --no-sandbox."
         )
 
 

@@ -1,4 +1,4 @@
-"""A class of submissions, right, wrong, broken and hostile, is graded as the table in grading_class.py says."""
+"""A class of right, wrong, broken and hostile submissions is graded as the table in grading_class.py says."""
 
 import csv
 import hashlib
@@ -294,8 +294,6 @@ class TestWithoutBubblewrap:
 def points_of(source: str, *outputs, ended: str = "ok", most: float = 4):
     cell = new_code_cell(source, metadata={"nbgrader": {"grade": True, "solution": False, "points": most}})
     return grading_execute.score_of(cell, grading_execute.CellRun(0, ended, outputs=list(outputs)))
-
-
 
 
 def result(text: str):
