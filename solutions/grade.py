@@ -12,6 +12,8 @@ submission (records/).
 """
 
 import argparse
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -19,7 +21,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -188,7 +190,8 @@ def prepare(student: Path, assignment: Assignment, book: Book, limits: Limits) -
         except CannotGradeError as error:
             outcome.reasons[""] = str(error)
         except Exception as error:  # one student's file stops no other's, whatever is in it
-            outcome.reasons[""] = f"the file could not be examined ({type(error).__name__}: {error})"
+            what = printable(f"{type(error).__name__}: {error}")
+            outcome.reasons[""] = f"the file could not be examined ({what})"
     seen = [json.dumps([o.reasons, o.remarks, found.get(name)]) for name, o in sorted(outcomes.items())]
     parts = [part for name in sorted(kept) for part in (name, kept[name])]
     parts += [part for name in sorted(files) for part in (name, files[name])]
@@ -306,6 +309,22 @@ def run(options: Options, feedback: bool = False) -> list[Row]:
         grading_sandbox.check()
         grading_sandbox.hidden_from_students([options.submitted, options.source, options.out])
     options.out.mkdir(parents=True, exist_ok=True)
+    with _alone(options.out):
+        return _run(options, feedback)
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Two at a time would undo each other's work; the lock ends with the process, however that ends."""
+    with open(out / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BookError(f"Another grading into {out} is running. Wait for its end.") from None
+        yield
+
+
+def _run(options: Options, feedback: bool) -> list[Row]:
     book = Book(options.url)
     try:
         tasks = assignments(options, book)

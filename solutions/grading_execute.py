@@ -2,10 +2,10 @@
 
 A test that runs after a student's code, in the same process, can be deceived by that code. How far that is
 bounded: before and after each test a cell runs that must fail, with a number that nobody can know before, and
-that looks for replaced builtins and library functions. A kernel in which an assertion does not fail any
-more, or in which `numpy.allclose` comes from a notebook's cell, gives no points. What cannot be prevented: an answer
-that is equal to everything, code that undoes its changes within a test or writes the kernel's own messages,
-and code that is aimed at these very checks. The notebook that ran is kept for the person who looks.
+that looks for replaced builtins and library functions. A kernel in which an assertion does not fail any more,
+or in which `numpy.allclose` comes from a notebook's cell, gives no points. What cannot be prevented: an
+answer that is equal to everything, code that undoes its changes within a test or writes the kernel's own
+messages, and code that is aimed at these very checks. The notebook that ran is kept for the person who looks.
 """
 
 import ast
@@ -23,6 +23,7 @@ from nbformat import NotebookNode
 from grading_sandbox import MB, Limits, Sandbox, SandboxError
 
 KEPT_CHARACTERS = 100_000  # of the output of one cell
+KEPT_IN_ALL = 5_000_000  # of one notebook
 KEPT_OUTPUTS = 200
 INTERRUPT_SECONDS = 3.0
 MOST_RESTARTS = 3
@@ -148,6 +149,7 @@ class _Runner:
         self.result = Execution({i: CellRun(i) for i in self.code}, {}, [])
         self.sandbox: Sandbox | None = None
         self.until = time.monotonic() + limits.total_seconds
+        self.kept = 0
 
     def all(self) -> Execution:
         restarts = 0
@@ -270,8 +272,10 @@ class _Runner:
                         if kind == "error" and not run.error:
                             run.error = _error(content)
                         size = len(frames[-1])
-                        if kept + size <= KEPT_CHARACTERS and len(run.outputs) < KEPT_OUTPUTS:
+                        fits = kept + size <= KEPT_CHARACTERS and self.kept + size <= KEPT_IN_ALL
+                        if fits and len(run.outputs) < KEPT_OUTPUTS:
                             kept += size
+                            self.kept += size
                             run.outputs.append(nbformat.v4.output_from_msg(message))
                         elif kind in ("execute_result", "error"):
                             run.outputs.append(

@@ -200,7 +200,8 @@ class Sandbox:
         connection = {"transport": "ipc", "ip": f"{inside}/k", "key": secrets.token_hex(16), **ports}
         connection |= {"signature_scheme": "hmac-sha256", "kernel_name": "python3"}
         (ipc / "kernel.json").write_text(json.dumps(connection))
-        kernel = [sys.executable, "-m", "ipykernel_launcher", "-f", f"{inside}/kernel.json"]
+        # -P: a student's random.py must not take the library's place before the kernel runs.
+        kernel = [sys.executable, "-P", "-m", "ipykernel_launcher", "-f", f"{inside}/kernel.json"]
         kernel += ["--HistoryManager.enabled=False"]
         if self._sandboxed:
             if user is not None:
@@ -259,15 +260,15 @@ class Sandbox:
 
     def others(self) -> list[psutil.Process]:
         """All processes of the sandbox but the kernel and what carries it."""
-        return [process for process in self._processes() if not self._is_own(process)]
-
-    def _is_own(self, process: psutil.Process) -> bool:
-        try:
-            command = process.cmdline()
-        except psutil.Error:
-            return True
-        first = Path(command[0]).name if command else ""
-        return first == "bwrap" or "ipykernel_launcher" in command[1:4]
+        kernels, others = [], []
+        for process in self._processes():
+            with contextlib.suppress(psutil.Error, IndexError):
+                command = process.cmdline()
+                if "ipykernel_launcher" in command[1:5]:
+                    kernels.append((process.create_time(), process.pid, process))
+                elif process.status() != psutil.STATUS_ZOMBIE and Path(command[0]).name != "bwrap":
+                    others.append(process)
+        return [*others, *(process for *_, process in sorted(kernels)[1:])]
 
     def _processes(self) -> list[psutil.Process]:
         try:

@@ -198,6 +198,13 @@ def _(folder, notebook):
     return edited(notebook, double="from helper import twice as double")
 
 
+@changed("own-random-module", WAITS, FULL)
+def _(folder, notebook):
+    for module in ("random", "json", "zmq", "ipykernel_launcher", "sitecustomize"):
+        save(folder, b"raise RuntimeError('not the library')", f"{module}.py")
+    return notebook
+
+
 # Broken files.
 @changed("empty-file", NOT, NONE, "is empty")
 def _(folder, notebook):

@@ -24,7 +24,6 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "solutions")]
 
 import grading_book  # noqa: E402 (after the line that finds it)
-
 from tests.grading_class import NAME, RIGHT, edited, released, save, write_course  # noqa: E402
 
 
