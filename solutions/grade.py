@@ -358,12 +358,15 @@ def _write_feedback(pairs: list[tuple[Path, Assignment]], options: Options, book
             place = Path(student.name, task.name)
             ran = options.out / "autograded" / place / f"{spec.name}.ipynb"
             notebook = nbformat.read(ran, 4) if ran.exists() else None
+            record = _record(options, student.name, task.name)
+            outcome = record.get("outcomes", {}).get(spec.name, {})
             text = grading_feedback.as_page(
                 row(options, book, student.name, task, spec),
                 spec,
                 notebook,
                 book.grades(student.name, task.name, spec.name) or [],
                 book.comments(student.name, task.name, spec.name),
+                file_is_why=not outcome.get("again", True),
             )
             grading_report.write(options.out / "feedback" / place / f"{spec.name}.html", text)
 

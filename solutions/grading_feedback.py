@@ -13,7 +13,7 @@ from nbformat import NotebookNode
 
 from grading_book import Grades
 from grading_examine import NotebookSpec
-from grading_report import NOT_GRADED, Row, number, page, shown
+from grading_report import NOT_GRADED, PARTLY, Row, number, page, shown
 
 MOST_TEXT = 20_000
 
@@ -66,15 +66,24 @@ def as_page(
     notebook: NotebookNode | None,
     grades: list[Grades],
     comments: dict[str, str],
+    *,
+    file_is_why: bool = True,
 ) -> str:
-    """One student's page for one notebook; `notebook` is what ran, None where nothing did."""
+    """One student's page for one notebook; `notebook` is what ran, None where nothing did.
+
+    `file_is_why` says whether it was the file for which nothing ran. Why a test has no points is not shown:
+    that sentence can have words in it that the student's code chose while it knew the hidden tests.
+    """
     total = (
         f"{number(row.score)} of {number(row.most)} points" if row.score is not None else row.state.lower()
     )
     lines = [f"<p>{shown(row.student)}: <b>{total}</b></p>"]
-    if row.state == NOT_GRADED or notebook is None:
-        lines += [f"<p>{shown(reason)}</p>" for reason in row.reasons]
+    if notebook is None:  # what is said of a file comes from nothing that ran
+        said = row.reasons if file_is_why else ("It could not be graded yet, and not because of the file.",)
+        lines += [f"<p>{shown(reason)}</p>" for reason in said]
         return page(f"Feedback: {row.notebook}", "\n".join(lines))
+    if row.state in (NOT_GRADED, PARTLY):
+        lines.append("<p>Some of it could not be graded; a person will look at it.</p>")
     lines += [f"<p>{shown(remark)}</p>" for remark in row.remarks]
     specs, given = {one.name: one for one in spec.cells}, {grade.name: grade for grade in grades}
     may_know = False
