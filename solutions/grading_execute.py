@@ -30,20 +30,18 @@ MOST_RESTARTS = 3
 
 # Runs in the kernel, out of the notebook's names. Cells are compiled as files of a folder "ipykernel_...".
 _LOOK = r"""
-import builtins, os, sys
+import builtins, os, sys, types
 def strange(value):
-    for part in (value, getattr(value, "__wrapped__", None), getattr(value, "__func__", None)):
-        code = getattr(part, "__code__", None)
-        file = getattr(code, "co_filename", "/")
-        if "ipykernel_" in file or file.startswith(("<", here)):
-            return True
-    return False
+    if type(value) is types.MethodType:
+        value = value.__func__
+    if type(value) is types.FunctionType:
+        file = value.__code__.co_filename
+        return "ipykernel_" in file or file.startswith(here)
+    return "__main__" in (type(value).__module__, isinstance(value, type) and value.__module__)
 here = os.path.realpath(start) + os.sep
 found = []
 for name in dir(builtins):
-    value = getattr(builtins, name)
-    home = str(getattr(value, "__module__", None) or "").split(".")[0]
-    if callable(value) and (strange(value) or home == "__main__"):
+    if strange(getattr(builtins, name)):
         found.append(name)
 watched = ("math", "cmath", "random", "unittest.case", "numpy", "numpy.testing", "numpy.linalg", "torch")
 watched += ("torch.testing", "torch.nn.functional", "IPython.core.interactiveshell", "ipykernel.ipkernel")
@@ -211,7 +209,9 @@ class _Runner:
             return ""
         if run.error.startswith(f"RuntimeError: {nonce} "):
             return "the submission's code replaced " + run.error.split(nonce, 1)[1].strip()
-        return "an assertion that must fail does not fail in this kernel"
+        return (
+            f"an assertion that must fail before each test ended otherwise ({run.error[:80] or 'not at all'})"
+        )
 
     def _work(self) -> str:
         return self.sandbox.work if self.sandbox is not None else "/work"

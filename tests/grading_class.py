@@ -159,7 +159,9 @@ submission(
     FULL,
     double="import warnings\ndef double(x):\n    warnings.warn('old')\n    return 2 * x",
 )
-submission("right-with-libraries", WAITS, FULL, double=with_first("import numpy as np, scipy, utils.theory"))
+submission(
+    "right-with-libraries", WAITS, FULL, double=with_first("import numpy as np, unittest, random, decimal")
+)
 submission("right-and-talkative", WAITS, FULL, double=with_first("for i in range(3000): print(i)"))
 submission("right-with-own-tests", WAITS, FULL, double=with_first("%matplotlib inline\n!true\ntotal = 3\n"))
 submission(
