@@ -10,12 +10,15 @@ PIP_ARGS ?=
 LAB_ARGS ?=
 PYTEST_ARGS ?=
 NAMES ?=
+# make grade SUBMITTED=path/to/submitted GRADE_ARGS="--jobs 4 --feedback"
+SUBMITTED ?= submitted
+GRADE_ARGS ?=
 
 # Written when the environment is complete; older than a file that it was made from, it is brought up to date.
 INSTALLED := $(VENV)/installed
 TRUSTED   := $(VENV)/trusted
 
-.PHONY: help lab test check notebooks exercises clean environment
+.PHONY: help lab test check notebooks exercises grade clean environment
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\): .*## /make \1@/p' Makefile | awk -F@ '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -37,6 +40,9 @@ notebooks: environment ## Build the notebooks whose script, or whose part of uti
 
 exercises: environment ## Build the solutions that have changed, and let nbgrader make the exercises from them
 	$(RUN) -m solutions.build $(NAMES)
+
+grade: environment ## Grade a class: SUBMITTED=folder of STUDENT/NAME/NAME.ipynb (GRADE_ARGS=--help says more)
+	$(RUN) solutions/grade.py "$(SUBMITTED)" $(GRADE_ARGS)
 
 clean: ## Remove the environment and all caches
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis

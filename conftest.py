@@ -1,6 +1,8 @@
 """What every test of the course shares, the notebooks included."""
 
+import functools
 import os
+import subprocess
 import tempfile
 
 import pytest
@@ -48,19 +50,48 @@ def _same_words_and_pictures(self: IPyNbCell, now: list, stored: list, *skipped:
 IPyNbCell.compare_outputs = _same_words_and_pictures
 
 
+NO_BUBBLEWRAP = (
+    "There is no bubblewrap here, or it may not be used: {}. Install it (Debian and Ubuntu: apt install "
+    "bubblewrap); in a container, user namespaces must be permitted"
+)
+
+
+@functools.cache
+def _no_bubblewrap() -> str:
+    """Why no sandbox can be started; empty where one can."""
+    everything = [
+        "--unshare-user",
+        "--unshare-pid",
+        "--unshare-net",
+        "--ro-bind",
+        "/",
+        "/",
+        "--proc",
+        "/proc",
+    ]
+    try:
+        done = subprocess.run(["bwrap", *everything, "true"], capture_output=True, text=True, timeout=30)
+    except OSError as error:
+        return str(error)
+    return done.stderr.strip() if done.returncode else ""
+
+
 def pytest_runtest_setup(item):
     if item.get_closest_marker("browser"):
         from tests.browser.lab import find_chromium  # here, because most runs need no browser
 
         if find_chromium() is None:
             pytest.skip(NO_CHROMIUM)
+    if item.get_closest_marker("sandbox") and _no_bubblewrap():
+        pytest.skip(NO_BUBBLEWRAP.format(_no_bubblewrap()))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
-    """Where CI is set, a browser test that is skipped has failed: nobody would read the skip."""
+    """Where CI is set, a browser or sandbox test that is skipped has failed: nobody would read the skip."""
     report = yield
-    if report.skipped and item.get_closest_marker("browser") and os.environ.get("CI"):
+    marked = item.get_closest_marker("browser") or item.get_closest_marker("sandbox")
+    if report.skipped and marked and os.environ.get("CI"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} may not be skipped in CI.\n{reason}"

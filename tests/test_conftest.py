@@ -40,10 +40,12 @@ def test_what_kernels_inherit():
 def run(tmp_path):
     """Runs a suite with the course's conftest, on a machine that has a Chromium or none."""
 
-    def run(chromium: str | None, **environment: str) -> str:
+    def run(chromium: str | None, suite: str = SUITE, **environment: str) -> str:
         shutil.copy(ROOT / "conftest.py", tmp_path)
-        (tmp_path / "pyproject.toml").write_text("[tool.pytest.ini_options]\nmarkers = ['browser: x']\n")
-        (tmp_path / "test_suite.py").write_text(SUITE)
+        (tmp_path / "pyproject.toml").write_text(
+            "[tool.pytest.ini_options]\nmarkers = ['browser: x', 'sandbox: x']\n"
+        )
+        (tmp_path / "test_suite.py").write_text(suite)
         (tmp_path / "tests" / "browser").mkdir(parents=True)
         (tmp_path / "tests" / "browser" / "lab.py").write_text(
             f"def find_chromium():\n    return {chromium!r}\n"
@@ -75,6 +77,19 @@ def test_with_a_chromium_only_what_skips_by_itself_fails_in_ci(run):
     said = run("/usr/bin/chromium", CI="true")
     assert "1 failed, 2 passed, 1 skipped" in said
     assert "no slider" in said
+
+
+SANDBOXED = "import pytest\n\n@pytest.mark.sandbox\ndef test_a_kernel():\n    pass\n"
+
+
+def test_without_bubblewrap_sandbox_tests_are_skipped_and_a_failure_in_ci(run, tmp_path):
+    nowhere = str(tmp_path)
+    said = run(None, SANDBOXED, PATH=nowhere)
+    assert "1 skipped" in said
+    assert "apt install bubblewrap" in " ".join(said.split())
+    said = run(None, SANDBOXED, PATH=nowhere, CI="true")
+    assert "1 error" in said
+    assert "may not be skipped in CI" in said
 
 
 LESSON = """# %%

@@ -241,14 +241,17 @@ def test_every_import_is_declared():
     project = tomllib.loads(PYPROJECT)["project"]
     needed = names_in(project["dependencies"])
     everything = needed | names_in(project["optional-dependencies"]["test"])
+    everything |= names_in(project["optional-dependencies"]["grading"])
     tests = sorted((ROOT / "tests").rglob("*.py"))
-    own = {"utils", "notebooks", "solutions", "tests", "conftest", *(path.stem for path in tests)}
+    grading = sorted((ROOT / "solutions").glob("gra*.py"))
+    names = (path.stem for path in [*tests, *grading])
+    own = {"utils", "notebooks", "solutions", "tests", "conftest", *names}
 
     scripts = [*(ROOT / "notebooks" / "sources").glob("*.py"), *(ROOT / "solutions").glob("[0-9]*.py")]
     learners = sorted([*(ROOT / "utils").glob("*.py"), *scripts])
     assert undeclared(learners, {"utils"}, needed) == []
     builders = [ROOT / folder / "build.py" for folder in ("notebooks", "solutions")]
-    assert undeclared([*builders, ROOT / "conftest.py", *tests], own, everything) == []
+    assert undeclared([*builders, ROOT / "conftest.py", *tests, *grading], own, everything) == []
 
 
 def test_an_undeclared_import_is_named(tmp_path):
