@@ -179,7 +179,7 @@ def _compare(
     if agree(found, right):
         return
     for wrong, sentence in mistakes:
-        if agree(found, wrong) and not agree(wrong, right):
+        if agree(found, wrong):
             raise Mistake(sentence)
     raise Mistake(otherwise)
 
