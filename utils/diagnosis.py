@@ -51,14 +51,14 @@ DISEASES: dict[str, Disease] = {
     "not_finite": Disease(
         "The signal is infinite or NaN",
         7,
-        "Look at the first layer named. Divide its weights, lower the learning rate, or clip the gradient; in "
-        "float16 use bfloat16 or a loss scale.",
+        "Look at the first layer named. Divide its weights, lower the learning rate, or clip the gradient; "
+        "in float16 use bfloat16 or a loss scale.",
     ),
     "no_gradient": Disease(
         "Trainable parameters get no gradient",
         6,
-        "Look for .detach(), .data, .item(), torch.no_grad() or an output that the loss does not use on the way "
-        "from these layers to the loss; what is not meant to learn, freeze with requires_grad_(False).",
+        "Look for .detach(), .data, .item(), torch.no_grad() or an output that the loss does not use on "
+        "the way from these layers to the loss; what is not meant to learn, freeze with requires_grad_(False).",
     ),
     "symmetric": Disease(
         "Units are copies of each other, and stay so",
@@ -69,14 +69,14 @@ DISEASES: dict[str, Disease] = {
     "saturation": Disease(
         "Vanishing gradient: the slope of the activation",
         2,
-        "Replace sigmoid by ReLU or tanh with matching weights, or normalize what goes into it: a sigmoid passes "
-        "on at most a quarter of the gradient, a saturated unit next to nothing.",
+        "Replace sigmoid by ReLU or tanh with matching weights, or normalize what goes into it: a sigmoid "
+        "passes on at most a quarter of the gradient, a saturated unit next to nothing.",
     ),
     "small_weights": Disease(
         "Vanishing gradient: weights too small",
         4,
-        "Initialize with the critical variance: He (2 / fan_in) before ReLU, Xavier before tanh. PyTorch's default "
-        "for nn.Linear is 1 / (3 fan_in).",
+        "Initialize with the critical variance: He (2 / fan_in) before ReLU, Xavier before tanh. PyTorch's "
+        "default for nn.Linear is 1 / (3 fan_in).",
     ),
     "vanishing": Disease(
         "Vanishing gradient",
@@ -86,14 +86,14 @@ DISEASES: dict[str, Disease] = {
     "long_sequence": Disease(
         "Vanishing gradient over time: the sequence is too long",
         7,
-        "Cut the sequence (truncated backpropagation), set the forget bias of an LSTM to 1 or more, start a plain "
-        "RNN from orthogonal recurrent weights, or use attention. Clipping cannot bring a gradient back.",
+        "Cut the sequence (truncated backpropagation), set the forget bias of an LSTM to 1 or more, start a "
+        "plain RNN from orthogonal recurrent weights, or use attention. Clipping cannot bring a gradient back.",
     ),
     "exploding": Disease(
         "Exploding gradient: weights too large",
         7,
-        "Initialize with the critical variance, scale residual branches by 1 / sqrt(depth), and clip the gradient "
-        "by its norm.",
+        "Initialize with the critical variance, scale residual branches by 1 / sqrt(depth), and clip the "
+        "gradient by its norm.",
     ),
     "norm_without_skips": Disease(
         "Exploding gradient: batch normalization without skip connections",
@@ -104,8 +104,8 @@ DISEASES: dict[str, Disease] = {
     "dead_units": Disease(
         "Dead ReLU units",
         3,
-        "Bring the biases back to 0, lower the learning rate that drove them down, or use leaky ReLU, GELU or ELU, "
-        "which pass a gradient on for negative inputs too.",
+        "Bring the biases back to 0, lower the learning rate that drove them down, or use leaky ReLU, GELU or "
+        "ELU, which pass a gradient on for negative inputs too.",
     ),
     "collapsed_correlation": Disease(
         "The network forgets its input: different examples become the same",
@@ -116,7 +116,8 @@ DISEASES: dict[str, Disease] = {
     "rank_collapse": Disease(
         "Tokens become the same: rank collapse of attention",
         8,
-        "Put a skip connection around each attention, and an MLP after it: attention alone averages the tokens.",
+        "Put a skip connection around each attention, and an MLP after it: attention alone averages "
+        "the tokens.",
     ),
     "saturated_attention": Disease(
         "Saturated attention: the softmax has chosen",
@@ -126,14 +127,14 @@ DISEASES: dict[str, Disease] = {
     "post_norm": Disease(
         "Post-LN without warm-up: the last layers get the largest gradients",
         8,
-        "Normalize before each branch (norm_first=True), or warm the learning rate up over the first thousand steps "
-        "(then say warm_up=True here).",
+        "Normalize before each branch (norm_first=True), or warm the learning rate up over the first thousand "
+        "steps (then say warm_up=True here).",
     ),
     "bottleneck": Disease(
         "A bottleneck of width",
         6,
-        "Widen the layer, or lead a skip connection around it: whatever it does not pass on is lost, forward and "
-        "backward. If this is the code of an autoencoder, it is meant.",
+        "Widen the layer, or lead a skip connection around it: whatever it does not pass on is lost, forward "
+        "and backward. If this is the code of an autoencoder, it is meant.",
     ),
     "underflow": Disease(
         "The gradient is below the range of float16",
@@ -154,13 +155,13 @@ DISEASES: dict[str, Disease] = {
 
 # What a disease brings along by itself: these are listed below it, whatever their figures.
 _FOLLOWS = {
-    "not_finite": set(DISEASES) - {"not_finite", "symmetric"},
+    "not_finite": set(DISEASES) - {"not_finite", "symmetric", "exploding"},
     "symmetric": set(DISEASES) - {"symmetric", "not_finite"},
     "saturation": {"underflow", "learning_rate", "collapsed_correlation", "vanishing"},
     "small_weights": {"underflow", "learning_rate", "collapsed_correlation", "vanishing"},
     "vanishing": {"underflow", "learning_rate", "collapsed_correlation"},
     "long_sequence": {"underflow", "learning_rate", "collapsed_correlation", "vanishing"},
-    "exploding": {"learning_rate", "saturation"},
+    "exploding": {"not_finite", "learning_rate", "saturation"},
     "norm_without_skips": {"learning_rate", "exploding"},
     "dead_units": {"collapsed_correlation", "learning_rate", "underflow", "vanishing", "small_weights"},
     "collapsed_correlation": {"dead_units", "learning_rate"},
@@ -707,7 +708,8 @@ class _Patient:
         inputs = self.inputs
         if any(isinstance(module, nn.RNNBase) for module in probe.names):
             inputs = _requiring_gradient(inputs)  # or autograd goes back no further than the weights
-        with probe.watching():
+        # Where activations overflow, NumPy would warn of it beside the finding.
+        with probe.watching(), np.errstate(over="ignore", invalid="ignore"):
             signals = measure(self.model, inputs, self.targets, loss_fn, learning_rate=self.learning_rate)
         return probe, signals
 
@@ -784,7 +786,7 @@ class _Examination:
             causes = [
                 c for c in self.found if finding.disease in _FOLLOWS.get(c, ()) and c != finding.disease
             ]
-            # Of two that could each bring the other along, the one that is named first in DISEASES is the cause.
+            # Of two that could each bring the other along, the first in DISEASES is the cause.
             order = list(DISEASES)
             causes = [
                 c
@@ -808,7 +810,7 @@ class _Examination:
             self.found.setdefault(disease, Finding(disease, figure.where, figure))
         return not figure.is_healthy
 
-    # Every range below is from theory, or from the healthy networks of tests/bench (their seeds for development).
+    # Every range below is from theory, or from the healthy networks of tests/bench (split development).
 
     def _not_finite(self) -> None:
         bad = [la.name for la in self.signals.layers if not math.isfinite(la.activation_mean)]
@@ -822,7 +824,18 @@ class _Examination:
             )
         ]
         count = len(set(bad)) + (not math.isfinite(self.signals.loss) and not bad)
-        self._look("not_finite", "layers with NaN or infinity", float(count), 0, 0, bad[:3])
+        if self._look("not_finite", "layers with NaN or infinity", float(count), 0, 0, bad[:3]):
+            self._why_not_finite()
+
+    def _why_not_finite(self) -> None:
+        """Where the activations are finite yet, do they grow from layer to layer?"""
+        pairs = [
+            (c.name, s.activation_variance) for c, s in self.chain if 0 < s.activation_variance < math.inf
+        ]
+        if len(pairs) >= 3:
+            growth = 1 / _trend(0.5 * np.log10([variance for _, variance in pairs]))
+            name = f"activations in the last over those in the first of {len(pairs)} finite layers"
+            self._look("exploding", name, growth, 1e-3, 1e3, [name for name, _ in pairs])
 
     def _no_gradient(self) -> None:
         trainable = [p for p in self.signals.parameters if not p.frozen]
@@ -833,7 +846,7 @@ class _Examination:
             self._look("no_gradient", name, share, 0, 0, [p.layer for p in without])
 
     def _symmetric(self) -> None:
-        """Equal rows of a weight with equal rows of its gradient: what zero-initialized branches do not have."""
+        """Equal rows of a weight with equal rows of its gradient: zero-initialized branches have other gradients."""
         tables = {n for m, n in self.probe.names.items() if isinstance(m, _TABLES)}
         modules = {n: m for m, n in self.probe.names.items()}
         parameters = dict(self.patient.model.named_parameters(remove_duplicate=False))
@@ -845,7 +858,7 @@ class _Examination:
             if gradient.shape != tuple(weight.shape) or not np.isfinite(gradient).all():
                 continue
             axis = 1 if signal.layer in modules and _is_transposed(modules[signal.layer]) else 0
-            share = _twins(weight.double().movedim(axis, 0).cpu().numpy(), np.moveaxis(gradient, axis, 0))
+            share = _twins(weight.float().movedim(axis, 0).cpu().numpy(), np.moveaxis(gradient, axis, 0))
             if share > 0.5:
                 where.append(signal.layer)
             worst = max(worst, share)
@@ -859,9 +872,8 @@ class _Examination:
             return
         names = [c.name for c, _ in chain]
         gradients = np.array([s.activation_gradient_rms for _, s in chain])
-        slope = _median_slope(np.log10(np.maximum(gradients, 1e-60)))
         depth = len(chain) - 1
-        ratio = 10.0 ** np.clip(-slope * depth, -60, 60)
+        ratio = _trend(np.log10(np.maximum(gradients, 1e-60)))
         name = f"gradient in the first layer over that in the last, by the trend over {len(chain)} layers"
         # Norm layers hold the forward pass, and theory gives 1.211 per layer: 10 is reached after 12 layers.
         grows = self._batch_norms() >= len(chain) // 2 and ratio > 1.1**depth
@@ -880,7 +892,7 @@ class _Examination:
         return sum(self.probe.times_called[m] for m in self.probe.names if isinstance(m, _BATCH_NORMS))
 
     def _why_vanishing(self, names: list[str]) -> tuple[str, list[str], Figure | None]:
-        """The backward factor of a layer is weight times slope: which of the two is below its healthy range?"""
+        """The backward factor of a layer is weight times slope: which of the two is too small."""
         bounded = [a for a in self.probe.activations if not math.isnan(a.slope)]
         relus = [a for a in self.probe.activations if not math.isnan(a.dead_share)]
         scale = float(np.median([c.scale for c, _ in self.chain]))
@@ -982,7 +994,7 @@ class _Examination:
 
     def _post_norm(self) -> None:
         stream = list(dict.fromkeys(self.probe.norms_in_stream))
-        if len(stream) < 3:
+        if len(stream) < 5:  # two blocks train without warm-up
             return
         pairs = [(c, s) for c, s in self.chain if s.weight_gradient_norm > 0]
         if len(pairs) < 6 or self.warm_up:
@@ -1086,18 +1098,42 @@ def _twins(weight: np.ndarray, gradient: np.ndarray, most: int = 128) -> float:
     """Share of the rows that have an equal row, with an equal gradient; looks at the first `most`."""
     if len(weight) < 2:
         return 0.0
-    rows = [part.reshape(len(part), -1)[:most].astype(float) for part in (weight, gradient)]
-    if rows[0].shape[1] < 2 and not rows[1].any():
-        return 0.0
-    distances = []
-    for part in rows:
-        scale = np.linalg.norm(part, axis=1).max()
-        part = part / scale if scale else part
-        squares = (part**2).sum(axis=1)
-        distances.append(np.maximum(squares[:, None] + squares - 2 * part @ part.T, 0))
-    together = np.maximum(*distances)
-    np.fill_diagonal(together, math.inf)
-    return float((together.min(axis=1) < 1e-8).mean())
+    together = _distances(weight[:most])
+    if (together.min(axis=1) < 1e-4).any():  # random weights need no second look
+        together = np.maximum(together, _distances(gradient[:most]))
+    return float((together.min(axis=1) < 1e-4).mean())
+
+
+def _distances(rows: np.ndarray) -> np.ndarray:
+    """(rows, rows) between the rows in units of the largest, infinite from a row to itself.
+
+    Of at most 64 columns; the rest are added to them with random signs, which keeps different rows different.
+    """
+    rows = rows.reshape(len(rows), -1)
+    columns = rows.shape[1]
+    if columns > 64:
+        signs = np.random.default_rng(0).choice([-1.0, 1.0], columns)
+        padded = np.zeros((len(rows), -(-columns // 64) * 64))
+        padded[:, :columns] = rows * signs
+        rows = padded.reshape(len(rows), -1, 64).sum(axis=1)
+    rows = rows.astype(float)
+    largest = np.abs(rows).max()
+    rows = rows / largest if largest else rows
+    distances = np.abs(rows[:, None] - rows).max(axis=2)
+    np.fill_diagonal(distances, math.inf)
+    return distances
+
+
+def _trend(logs: np.ndarray) -> float:
+    """First value over last, by the trend of the common logarithms; layers aside of the main path do not count.
+
+    Queries and keys get far less gradient than the layers around them. So a rise is judged by the largest
+    value up to each layer, a fall by the largest from each layer on; the steeper of the two counts.
+    """
+    rise = max(_median_slope(np.maximum.accumulate(logs)), 0.0)
+    fall = min(_median_slope(np.maximum.accumulate(logs[::-1])[::-1]), 0.0)
+    slope = rise if rise > -fall else fall
+    return float(10.0 ** np.clip(-slope * (len(logs) - 1), -60, 60))
 
 
 def _median_slope(values: np.ndarray) -> float:
@@ -1109,9 +1145,12 @@ def _median_slope(values: np.ndarray) -> float:
 def _dead_by_chance(cosine: float, count: int) -> float:
     """Expected share of units that are negative on `count` examples of this mean cosine, by random weights.
 
-    P(all z_i < 0) for equally correlated normal z: the mean over t ~ N(0, 1) of ndtr(-t sqrt(c / (1 - c)))**count.
+    P(all z_i < 0) for equally correlated normal z: the mean of ndtr(-t sqrt(c / (1 - c)))**count over normal t.
     """
     cosine = min(max(0.0 if math.isnan(cosine) else cosine, 0.0), 1 - 1e-9)
-    nodes, weights = np.polynomial.hermite_e.hermegauss(64)
-    below = ndtr(-nodes * math.sqrt(cosine / (1 - cosine))) ** count
-    return float(below @ weights / weights.sum())
+    t = np.linspace(
+        -8, 8, 2001
+    )  # a grid: close to cosine 1 the integrand is a step, which no polynomial fits
+    density = np.exp(-(t**2) / 2)
+    below = ndtr(-t * math.sqrt(cosine / (1 - cosine))) ** count
+    return float(below @ density / density.sum())

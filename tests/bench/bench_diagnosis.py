@@ -90,7 +90,9 @@ def he_relu(rng: np.random.Generator, depth: tuple[int, int], width: tuple[int, 
 class SequenceClassifier(nn.Module):
     """A recurrent layer, read out at the last step or at all of them."""
 
-    def __init__(self, kind: type[nn.RNNBase], width: int, layers: int = 1, every_step: bool = False, **arguments):
+    def __init__(
+        self, kind: type[nn.RNNBase], width: int, layers: int = 1, every_step: bool = False, **arguments
+    ):
         super().__init__()
         self.recurrent = kind(8, width, layers, batch_first=True, **arguments)
         self.readout = nn.Linear(width, 10)
@@ -119,7 +121,9 @@ def tokens(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     return gaussian(rng, count, int(rng.integers(8, 25)), 16), labels(rng, count)
 
 
-def transformer(rng: np.random.Generator, depth: tuple[int, int], norm_first: bool, width: int = 0) -> TokenClassifier:
+def transformer(
+    rng: np.random.Generator, depth: tuple[int, int], norm_first: bool, width: int = 0
+) -> TokenClassifier:
     d_model = width or int(one_of(rng, 32, 64, 96))
     layer = nn.TransformerEncoderLayer(
         d_model,
@@ -144,7 +148,10 @@ class OwnAttention(nn.Module):
 
     def __init__(self, d_model: int, heads: int, scaled: bool = True, plain: bool = False):
         super().__init__()
-        self.query, self.key = nn.Linear(d_model, d_model, bias=False), nn.Linear(d_model, d_model, bias=False)
+        self.query, self.key = (
+            nn.Linear(d_model, d_model, bias=False),
+            nn.Linear(d_model, d_model, bias=False),
+        )
         self.value = nn.Linear(d_model, d_model, bias=False)
         self.norm = nn.Identity() if plain else nn.LayerNorm(d_model)
         self.heads, self.plain = heads, plain
@@ -155,7 +162,8 @@ class OwnAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm(x)
         q, k, v = (
-            part(h).unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (self.query, self.key, self.value)
+            part(h).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part in (self.query, self.key, self.value)
         )
         mixed = ((q @ k.transpose(-2, -1) * self.scale).softmax(dim=-1) @ v).transpose(1, 2).flatten(2)
         return mixed if self.plain else x + mixed
@@ -330,7 +338,11 @@ def forgotten_eval(rng):
             model(inputs + 0.5 * gaussian(rng, *inputs.shape))
     by_argument = rng.random() < 0.5
     return Case(
-        model, inputs, targets, arguments={"evaluation": True} if by_argument else {}, under_no_grad=not by_argument
+        model,
+        inputs,
+        targets,
+        arguments={"evaluation": True} if by_argument else {},
+        under_no_grad=not by_argument,
     )
 
 
@@ -343,7 +355,9 @@ def saturated_attention(rng):
     if rng.random() < 0.5:
         d_model = int(one_of(rng, 64, 128))
         blocks = [
-            part for _ in range(depth) for part in (OwnAttention(d_model, 1, scaled=False), FeedForward(d_model))
+            part
+            for _ in range(depth)
+            for part in (OwnAttention(d_model, 1, scaled=False), FeedForward(d_model))
         ]
         return Case(TokenClassifier(nn.Sequential(*blocks), d_model), *tokens(rng))
     model = transformer(rng, (1, 4), norm_first=True)
@@ -416,7 +430,9 @@ def learning_rate(rng):
 
 def rank_collapse(rng):
     d_model = int(one_of(rng, 32, 64))
-    blocks = [OwnAttention(d_model, int(one_of(rng, 1, 4)), plain=True) for _ in range(int(rng.integers(5, 13)))]
+    blocks = [
+        OwnAttention(d_model, int(one_of(rng, 1, 4)), plain=True) for _ in range(int(rng.integers(5, 13)))
+    ]
     return Case(TokenClassifier(nn.Sequential(*blocks), d_model), *tokens(rng))
 
 
@@ -487,7 +503,10 @@ def healthy_batch_norm(rng):
 def healthy_pre_norm(rng):
     d_model = int(one_of(rng, 32, 64, 128))
     blocks = [FeedForward(d_model) for _ in range(pick(rng, 2, 16))]
-    return Case(nn.Sequential(nn.Linear(64, d_model), *blocks, nn.LayerNorm(d_model), nn.Linear(d_model, 10)), *batch(rng))
+    return Case(
+        nn.Sequential(nn.Linear(64, d_model), *blocks, nn.LayerNorm(d_model), nn.Linear(d_model, 10)),
+        *batch(rng),
+    )
 
 
 def healthy_cnn(rng):
