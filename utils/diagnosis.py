@@ -58,7 +58,7 @@ DISEASES: dict[str, Disease] = {
         "Trainable parameters get no gradient",
         6,
         "Look for .detach(), .data, .item(), torch.no_grad() or an output that the loss does not use on "
-        "the way from these layers to the loss; what is not meant to learn, freeze with requires_grad_(False).",
+        "the way from these layers to the loss; freeze what is not meant to learn (requires_grad_(False)).",
     ),
     "symmetric": Disease(
         "Units are copies of each other, and stay so",
@@ -87,7 +87,7 @@ DISEASES: dict[str, Disease] = {
         "Vanishing gradient over time: the sequence is too long",
         7,
         "Cut the sequence (truncated backpropagation), set the forget bias of an LSTM to 1 or more, start a "
-        "plain RNN from orthogonal recurrent weights, or use attention. Clipping cannot bring a gradient back.",
+        "plain RNN from orthogonal recurrent weights, or use attention. Clipping brings no gradient back.",
     ),
     "exploding": Disease(
         "Exploding gradient: weights too large",
@@ -104,7 +104,7 @@ DISEASES: dict[str, Disease] = {
     "dead_units": Disease(
         "Dead ReLU units",
         3,
-        "Bring the biases back to 0, lower the learning rate that drove them down, or use leaky ReLU, GELU or "
+        "Bring the biases back to 0, lower the learning rate that drove them down, or use leaky ReLU or "
         "ELU, which pass a gradient on for negative inputs too.",
     ),
     "collapsed_correlation": Disease(
@@ -127,7 +127,7 @@ DISEASES: dict[str, Disease] = {
     "post_norm": Disease(
         "Post-LN without warm-up: the last layers get the largest gradients",
         8,
-        "Normalize before each branch (norm_first=True), or warm the learning rate up over the first thousand "
+        "Normalize before each branch (norm_first=True), or warm the learning rate up in the first thousand "
         "steps (then say warm_up=True here).",
     ),
     "bottleneck": Disease(
@@ -167,7 +167,7 @@ _FOLLOWS = {
     "collapsed_correlation": {"dead_units", "learning_rate"},
     "rank_collapse": {"collapsed_correlation", "learning_rate", "vanishing", "small_weights", "underflow"},
     "saturated_attention": {"learning_rate", "vanishing", "exploding", "post_norm"},
-    "post_norm": {"rank_collapse", "collapsed_correlation", "learning_rate"},
+    "post_norm": {"rank_collapse", "collapsed_correlation", "vanishing", "learning_rate"},
     "bottleneck": {"learning_rate", "collapsed_correlation", "vanishing", "dead_units"},
     "no_gradient": {"learning_rate"},
 }
@@ -813,22 +813,21 @@ class _Examination:
     # Every range below is from theory, or from the healthy networks of tests/bench (split development).
 
     def _not_finite(self) -> None:
-        bad = [la.name for la in self.signals.layers if not math.isfinite(la.activation_mean)]
-        bad += [
-            la.name
-            for la in reversed(self.signals.layers)
-            if math.isinf(la.activation_gradient_norm)
-            or (
-                math.isnan(la.activation_gradient_norm)
-                and any("NaN or infinity in the gradient" in n for n in self.signals.notes)
-            )
+        layers = [la.name for la in self.signals.layers if not math.isfinite(la.activation_mean)]
+        gradients = [
+            p.layer
+            for p in reversed(self.signals.parameters)
+            if p.gradient is not None and not math.isfinite(p.gradient_norm)
         ]
-        count = len(set(bad)) + (not math.isfinite(self.signals.loss) and not bad)
+        if math.isfinite(self.signals.loss) and not gradients:
+            layers = []  # a mask of minus infinity, which a softmax takes away
+        bad = layers or gradients
+        count = len(bad) or int(not math.isfinite(self.signals.loss))
         if self._look("not_finite", "layers with NaN or infinity", float(count), 0, 0, bad[:3]):
             self._why_not_finite()
 
     def _why_not_finite(self) -> None:
-        """Where the activations are finite yet, do they grow from layer to layer?"""
+        """Exploding, if the activations grow from layer to layer where they are finite yet."""
         pairs = [
             (c.name, s.activation_variance) for c, s in self.chain if 0 < s.activation_variance < math.inf
         ]
@@ -846,7 +845,7 @@ class _Examination:
             self._look("no_gradient", name, share, 0, 0, [p.layer for p in without])
 
     def _symmetric(self) -> None:
-        """Equal rows of a weight with equal rows of its gradient: zero-initialized branches have other gradients."""
+        """Equal rows of a weight with equal rows of its gradient, which branches begun at 0 do not have."""
         tables = {n for m, n in self.probe.names.items() if isinstance(m, _TABLES)}
         modules = {n: m for m, n in self.probe.names.items()}
         parameters = dict(self.patient.model.named_parameters(remove_duplicate=False))
@@ -952,8 +951,8 @@ class _Examination:
         return max((len(t) for t in [_floating(self.probe.output)] if t is not None), default=2)
 
     def _correlation(self) -> None:
-        # The last layer is left out: its few outputs may well be alike. And ReLU takes 25 layers to reach 0.95
-        # from orthogonal inputs: in a short network something else has happened, such as averaging over pixels.
+        # The last layer is left out: its few outputs may well be alike. And ReLU takes 25 layers from 0 to
+        # 0.95: in a short network something else has happened, such as averaging over pixels.
         cosines = [(c.name, s.cosine) for c, s in self.chain[:-1] if not math.isnan(s.cosine)]
         if len(cosines) < 8:
             return
@@ -1004,6 +1003,7 @@ class _Examination:
             float(np.median([s.weight_gradient_norm for _, s in part]))
             for part in (pairs[:third], pairs[-third:])
         )
+        # Under Pre-LN it falls toward the end, as depth**-0.5; under Post-LN it does not (Xiong et al. 2020).
         name = "weight gradient in the last third of the layers over that in the first, with Post-LN"
         self._look("post_norm", name, last / first, 0, 1.0, stream)
 
@@ -1089,7 +1089,7 @@ class _Examination:
         if ratios:
             value = float(np.median([ratio for _, ratio in ratios]))
             name = "update ratio lr * |gradient| / |weight|, median over the weights"
-            # The rule of thumb is 1e-3; the healthy networks of the benchmark, at rates of 0.01 to 0.1 of SGD,
+            # The rule of thumb is 1e-3; the healthy networks of the benchmark, with SGD at 0.01 to 0.1,
             # are at 5e-4 to 8e-2. Beyond 0.3 a step replaces the weights.
             self._look("learning_rate", name, value, 1e-5, 0.3, [name for name, _ in ratios])
 
@@ -1125,7 +1125,7 @@ def _distances(rows: np.ndarray) -> np.ndarray:
 
 
 def _trend(logs: np.ndarray) -> float:
-    """First value over last, by the trend of the common logarithms; layers aside of the main path do not count.
+    """First value over last, by the trend of the logarithms; layers beside the main path do not count.
 
     Queries and keys get far less gradient than the layers around them. So a rise is judged by the largest
     value up to each layer, a fall by the largest from each layer on; the steeper of the two counts.
@@ -1145,7 +1145,7 @@ def _median_slope(values: np.ndarray) -> float:
 def _dead_by_chance(cosine: float, count: int) -> float:
     """Expected share of units that are negative on `count` examples of this mean cosine, by random weights.
 
-    P(all z_i < 0) for equally correlated normal z: the mean of ndtr(-t sqrt(c / (1 - c)))**count over normal t.
+    P(all z_i < 0) for equally correlated normal z: the mean of ndtr(-t sqrt(c / (1 - c)))**count over t.
     """
     cosine = min(max(0.0 if math.isnan(cosine) else cosine, 0.0), 1 - 1e-9)
     t = np.linspace(
