@@ -529,7 +529,7 @@ def timm():
         ("resnet10t", {}),
         ("vit_tiny_patch16_224", {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 4}),
         ("convnext_atto", {"dims": (8, 16, 24, 32), "depths": (1, 1, 2, 1)}),
-        ("mixer_s32_224", {"img_size": 32, "patch_size": 8, "embed_dim": 48, "num_blocks": 3}),
+        ("regnetx_002", {}),
     ],
 )
 def test_architectures_of_timm(timm, name, settings):
@@ -537,4 +537,6 @@ def test_architectures_of_timm(timm, name, settings):
     diagnosis = of(model, draws(8, 3, 32, 32), TARGETS[:8])
     assert names(diagnosis) == [], str(diagnosis)
     with torch.no_grad():
-        assert "forgotten_eval" in names(of(model, draws(8, 3, 32, 32), TARGETS[:8])) or "resnet" not in name
+        evaluated = of(model, draws(8, 3, 32, 32), TARGETS[:8])
+    has_batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    assert names(evaluated) == (["forgotten_eval"] if has_batch_norm else [])
