@@ -1,1 +1,1 @@
-"""The shared package of the course Gradients in Depth: ten small modules, one job each."""
+"""The shared package of the course Gradients in Depth: a few modules, one job each."""

@@ -331,8 +331,8 @@ def _activation_figures(output: Tensor) -> dict[str, float]:
     # One pass over the rows for both of their sums: as they are, and as directions. What is small goes to
     # NumPy, whose calls cost less.
     sums = torch.stack([torch.ones_like(norms), norms.reciprocal()]) @ rows
-    (total, directions), lengths = sums.cpu().numpy(), norms.cpu().numpy()
-    mean, mean_square = float(total.sum()) / size, float(lengths @ lengths) / size
+    (total, directions), lengths = sums.cpu().numpy(), norms.cpu().numpy().astype(np.float64)
+    mean, mean_square = float(total.sum(dtype=np.float64)) / size, float(lengths @ lengths) / size
     cosine = _mean_cosine(directions, len(rows))
     if rows.dtype != torch.float64 and not (1e-24 < mean_square < 1e24 and math.isfinite(cosine)):
         return _activation_figures(output.double())  # in float32 squares may have left the range
