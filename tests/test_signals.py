@@ -1338,3 +1338,10 @@ def test_a_deep_network_that_vanishes_in_float32_is_measured_to_the_last_layer()
     assert slope == pytest.approx(1.0, abs=0.1)
     assert signals.series("underflow.float16")[0] == 1.0
     assert signals.series("underflow.bfloat16")[-1] == 0.0
+
+
+def test_activations_too_large_to_be_squared_in_their_format_give_no_warning():
+    x = 1e19 * torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
+    (layer,) = measure(nn.Linear(4, 4).requires_grad_(False), x, loss_fn=lambda out: out.sum() * 0).layers
+    assert 1e37 < layer.activation_variance < 1e38
+    assert -1 <= layer.cosine <= 1
