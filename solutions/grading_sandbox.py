@@ -200,9 +200,11 @@ class Sandbox:
         connection = {"transport": "ipc", "ip": f"{inside}/k", "key": secrets.token_hex(16), **ports}
         connection |= {"signature_scheme": "hmac-sha256", "kernel_name": "python3"}
         (ipc / "kernel.json").write_text(json.dumps(connection))
-        # -P: a student's random.py must not take the library's place before the kernel runs.
+        # -P: a student's random.py must not take the library's place before the kernel runs; afterwards, as
+        # in JupyterLab, the folder of the notebook comes first.
         kernel = [sys.executable, "-P", "-m", "ipykernel_launcher", "-f", f"{inside}/kernel.json"]
         kernel += ["--HistoryManager.enabled=False"]
+        kernel += ["--IPKernelApp.exec_lines=__import__('sys').path.insert(0, '')"]
         if self._sandboxed:
             if user is not None:
                 os.chown(ipc, user, user)

@@ -46,7 +46,7 @@ def run(tmp_path):
             "[tool.pytest.ini_options]\nmarkers = ['browser: x', 'sandbox: x']\n"
         )
         (tmp_path / "test_suite.py").write_text(suite)
-        (tmp_path / "tests" / "browser").mkdir(parents=True)
+        (tmp_path / "tests" / "browser").mkdir(parents=True, exist_ok=True)
         (tmp_path / "tests" / "browser" / "lab.py").write_text(
             f"def find_chromium():\n    return {chromium!r}\n"
         )

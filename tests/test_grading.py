@@ -128,7 +128,7 @@ class TestClass:
             assert SECRET not in text
             assert "slope(10)" not in text
             assert "<script" not in text.lower()
-            assert "replaced" not in text  # what follows are words that the submission chose
+            assert "code replaced" not in text  # what follows are words that the submission chose
         empty = course / "grading" / "feedback" / "empty-file" / NAME / f"{NAME}.html"
         assert "the file is empty" in empty.read_text()
         autograded = course / "grading" / "autograded" / "spreads-hidden-tests" / NAME / f"{NAME}.ipynb"
