@@ -770,7 +770,7 @@ def _spread(activation: Activation, variance: float, scale: float) -> float:
 def _sphere_nodes(batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Nodes (u, v) and weights of E[f(u, v)], two entries of a random vector of mean 0 and mean square 1.
 
-    Of a uniform direction in k = batch - 1 dimensions, two coordinates have density (1 - r**2)**((k - 4) / 2).
+    Two coordinates of a uniform direction in k = batch - 1 dimensions: density (1 - r**2)**((k - 4) / 2).
     Polar coordinates as in _pair_expectation: a kink at 0 is a single angle.
     """
     k = batch - 1
