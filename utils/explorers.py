@@ -649,7 +649,7 @@ def normalized_network() -> Explorer:
         "activation": Choice("activation", {name: name for name in scaled}, "relu"),
     }
     tries = (
-        "Stay with BatchNorm and ReLU and lower the batch size to 4, then to 2. What becomes of the gradient?",
+        "Stay with BatchNorm and ReLU. Lower the batch size to 4, then to 2: what becomes of the gradient?",
         "Change ReLU from BatchNorm to LayerNorm. The left picture is healthy now. And the right one?",
         "Choose the sigmoid, and try all four normalizations. Which one saves its gradient?",
         "Is there any choice that keeps both pictures healthy at depth 50?",
