@@ -386,7 +386,7 @@ for name, values in at_start.items():
 # %%
 for name, values in at_start.items():
     reached, law = np.median(values[:, 0]), laws[name][0]
-    print(f"{name:>9}: {reached:.1g} of the gradient reaches layer 1, theory {law:.1g}")
+    print(f"{name:>9}: {reached:.2g} of the gradient reaches layer 1, theory {law:.2g}")
     assert abs(math.log(reached / law)) < 0.3
 
 # %% [markdown]
@@ -460,7 +460,8 @@ for depth in depths:
 # $$\frac{1/2}{1/2 - 1/(2\pi)} = \frac{\pi}{\pi - 1} = 1.467, \qquad \text{1.211 on the norm (Yang and others, 2019).}$$
 #
 # No bad luck with ReLU, either. The Gaussian **Poincaré inequality** says $\mathrm{Var}[\phi] \le \mathbb E[\phi'^2]$ for *every* function,
-# with equality for straight lines only. So in a deep plain network BatchNorm never vanishes, and **always explodes**:
+# with equality for straight lines only. So in a deep plain network, with batches of 4 or more, BatchNorm never lets
+# the gradient vanish, and **always lets it explode**:
 
 # %%
 for activation in ("identity", "relu", "tanh", "gelu", "selu", "sigmoid"):
@@ -472,7 +473,8 @@ for activation in ("identity", "relu", "tanh", "gelu", "selu", "sigmoid"):
 # ### The batch size is part of the architecture
 #
 # The formula is for a large batch. In a small one $1/\sigma^2$ is large now and then, and its mean is what counts: for
-# linear layers the factor becomes exactly $(B-2)/(B-3)$; for others `theory.batch_norm_growth` has it.
+# linear layers the factor on the *squared* gradient becomes exactly $(B-2)/(B-3)$; for others `theory.batch_norm_growth`
+# has it.
 #
 # **Predict.** At batch 4, is the factor for ReLU nearer to 1.2 or to 1.8?
 
@@ -890,7 +892,7 @@ losses = [np.median(noise[kind].loss_by_epoch[noise[kind].best, :, -1]) for kind
 assert last > 3 * first and losses[1] < losses[2] < losses[0]
 
 # %% [markdown]
-# **What you should see.** The noisy network's inputs move in each step far more than those of the network without BatchNorm, and it
+# **What you should see.** The noisy network's inputs move in each step about four times as far as those of the network without BatchNorm, and it
 # trains *better* than that one, nearly as well as with clean BatchNorm. So "it holds the distribution still" is not the reason why
 # it helps. (BatchNorm *does* hold it still, as its authors said: lowest curve.) Santurkar and others
 # propose another reason, a smoother loss, whose gradient still holds after a step; this lesson's sections 5, 6 and 8 name three things that
@@ -922,10 +924,10 @@ for name, module in modules.items():
 def mark(ax, name):
     """Every entry as a small square; those that are normalized together with the first one are filled."""
     n, c, i, j = np.indices((4, 6, 2, 2)).reshape(4, -1)
-    across, down, on = c + 0.4 * j, n + 0.4 * i, touched[name].numpy().ravel()
+    across, down, on = c + 0.34 * j, n + 0.34 * i, touched[name].numpy().ravel()
     ax.plot(across[~on], down[~on], "s", color=pictures.COLORS[5], markersize=3, fillstyle="none", label="_")
-    ax.plot(across[on], down[on], "s", color=pictures.COLORS[1], markersize=5, label="_")
-    ax.set(title=name, xlabel="channel", xticks=[], yticks=[], xlim=(-0.5, 6), ylim=(3.9, -0.5))
+    ax.plot(across[on], down[on], "s", color=pictures.COLORS[1], markersize=4.5, label="_")
+    ax.set(title=name, xlabel="channel", xticks=[], yticks=[], xlim=(-0.5, 5.85), ylim=(3.85, -0.5))
     ax.grid(visible=False)
     rows, columns = on.reshape(4, 6, 4).any(axis=(1, 2)).sum(), on.reshape(4, 6, 4).any(axis=(0, 2)).sum()
     text = f"{rows} of 4 examples, {columns} of 6 channels and all pixels are normalized together"
@@ -1049,7 +1051,8 @@ cases = [ported(seed) for seed in range(5)]
 print(f"loss of the last epoch: {np.median([loss for _, loss in cases]):.2g}")
 
 # %% [markdown]
-# She compares how many training images the network got right while it trained with how many validation images it gets right:
+# Her training loop counts right answers as it goes, in training mode, and her test loop counts them on new images, in
+# evaluation mode:
 
 # %%
 x, targets = digits.train_inputs, digits.train_targets
