@@ -308,7 +308,7 @@ ax.set(ylabel="share that only a curve can do", ylim=(0, 0.3));
 # %%
 for gamma in (1, 5):
     share = curved(lambda y, g=gamma: torch.sigmoid(g * y))
-    print(f"γ = {gamma}, β = 0: {share:.2g} of the sigmoid's variance is curved")
+    print(f"γ = {gamma}, β = 0: {share:.2g} of the sigmoid's variance is curved (ReLU: {curved(torch.relu):.3g})")
 assert abs(curved(torch.sigmoid) - 0.0158) < 0.0005
 
 # %% [markdown]
@@ -350,7 +350,7 @@ assert by_bias < 1e-12 < by_beta
 growth = {"BatchNorm": theory.batch_norm_growth, "LayerNorm": theory.layer_norm_growth}
 for name, law in growth.items():
     factor = math.sqrt(law("sigmoid"))
-    print(f"{name}, sigmoid: {factor:.3g} per layer, {factor**9:.1g} from layer 10 to layer 1")
+    print(f"{name}, sigmoid: {factor:.3g} per layer, {factor**9:.2g} from layer 10 to layer 1")
 
 # %% [markdown]
 # Measured, in eight networks of width 128, on a batch of 256 random inputs:
@@ -676,10 +676,59 @@ for depth, runs in {10: shallow, 50: deep}.items():
 assert (np.median(deep["BatchNorm"].loss_by_epoch[:, :, -1], axis=1) > 2.1).all()
 
 # %% [markdown]
-# **What you should see.** At 10 layers BatchNorm helps. At 50 it does not: its loss stays near that of guessing at every rate, no better than without.
-# The gradients are calm after a step, but that was never the only disease. Fifty random layers, each of which makes all images equally
-# different (cosine $1/\pi$), have forgotten which two images show the same digit: the chaotic phase of lesson 04. The networks
-# that made hundreds of layers with BatchNorm famous had **skip connections**, too. Lesson 06 is about them.
+# **What you should see.** At 10 layers BatchNorm helps. At 50 it does not: its loss stays near that of guessing at every rate, no
+# better than without. The gradients are calm after a step, so they are not the only disease. Follow what the network *knows* about its
+# images: the mean cosine of two images of the same digit, less that of two images of different digits.
+#
+# **Predict.** BatchNorm keeps images apart. Does it keep sevens closer to sevens than to fours?
+
+
+# %%
+@torch.no_grad()
+def same_less_other(seed, count=400):
+    """Mean cosine of two images of the same digit, less that of different digits, by layer: (50,)."""
+    h, found, targets = digits.train_inputs[:count], [], digits.train_targets[:count]
+    same = (targets[:, None] == targets) & ~torch.eye(count, dtype=bool)
+    other = targets[:, None] != targets
+    for block in normalized(seed, depth=50, width=128).blocks:
+        h = block(h)
+        cosine = F.normalize(h, dim=1) @ F.normalize(h, dim=1).T
+        found.append((cosine[same].mean() - cosine[other].mean()).item())
+    return np.array(found)
+
+
+# %% [markdown]
+# The theory is the slope of lesson 04's correlation map at its fixed point, with BatchNorm's division by the variance:
+# small differences between cosines shrink, per layer, by
+#
+# $$\frac{\mathbb E[\phi']^2}{\mathrm{Var}[\phi]} = \frac{1/4}{1/2 - 1/(2\pi)} = 0.733, \qquad \text{beside} \qquad
+# \frac{\mathbb E[\phi'^2]}{\mathrm{Var}[\phi]} = 1.467 \text{ for the squared gradient.}$$
+
+# %%
+known, forgetting = np.array([same_less_other(seed) for seed in range(8)]), 0.25 / (0.5 - 0.5 / math.pi)
+ax = plots.layers(known[:, :24], label="same digit less other digit", ylabel="difference of cosines")
+line = np.median(known[:, 4]) * forgetting ** (np.arange(24) - 4)
+plots.layers(line, kind="theory", label="theory, from layer 5", ax=ax).set_ylim(1e-4, 1);
+
+# %% [markdown]
+# In numbers:
+
+# %%
+for layer in (1, 10, 50):
+    value = np.median(known[:, layer - 1])
+    print(f"layer {layer:2d}: {value:.2f}")
+rate = (np.median(known[:, 14]) / np.median(known[:, 4])) ** (1 / 10)
+depths = -6 / math.log(forgetting)
+print(f"per layer, 5 to 15: {rate:.2g}, theory {forgetting:.2g}; six depths: {depths:.0f} layers")
+assert abs(rate / forgetting - 1) < 0.08 and abs(np.median(known[:, -1])) < 0.005
+
+# %% [markdown]
+# **What you should see.** No. After 20 layers a seven is as far from other sevens as from fours: all images are *equally*
+# different, the chaotic phase of lesson 04. Its rule, about six depths $-1/\ln 0.733$, gives 19 layers: more than 10 and less than 50. The
+# two formulas say why there is no way out: $\mathbb E[\phi']^2 \le \mathrm{Var}[\phi] \le \mathbb E[\phi'^2]$ for every $\phi$, so what is
+# known shrinks and the gradient grows. (The first ratio is what a straight line can do in section 4: $1 - 0.016$ for a sigmoid, 1 −
+# 0.267 for ReLU. What a layer bends, it forgets.) The networks that made hundreds of layers with BatchNorm famous had **skip connections**, too.
+# Lesson 06 is about them.
 #
 # So the old question, *can batch norm prevent vanishing?*, has a two-sided answer. Yes: 10 sigmoid layers that stood at
 # 2.3 now train. And no: a plain network does not become deep by it, because the factor per layer goes from below 1
@@ -795,7 +844,8 @@ for name, (decay, _) in cases.items():
 # Ioffe and Szegedy (2015) gave a reason in their title, *reducing internal covariate shift*: while the layers below learn, the
 # **distribution of a layer's inputs** keeps moving, and the layer has to run after it. BatchNorm holds it still. It
 # was believed for years. Santurkar and others (2018) tested it with a trick: put BatchNorm in, and right behind it add *noise* whose
-# mean and scale change at random in every step. If a moving distribution is what hurts, this network must suffer.
+# mean and scale change at random in every step. (Ours is simpler: theirs also differs between examples.) If a moving
+# distribution is what hurts, this network must suffer.
 
 
 # %%
