@@ -303,12 +303,13 @@ for beta in (0, 2):
 ax.set(ylabel="share that only a curve can do", ylim=(0, 0.3));
 
 # %% [markdown]
-# Two of these numbers:
+# Two of these numbers, and ReLU's for comparison:
 
 # %%
 for gamma in (1, 5):
     share = curved(lambda y, g=gamma: torch.sigmoid(g * y))
-    print(f"γ = {gamma}, β = 0: {share:.2g} of the sigmoid's variance is curved (ReLU: {curved(torch.relu):.3g})")
+    print(f"γ = {gamma}, β = 0: {share:.2g} of the sigmoid's variance is curved")
+print(f"ReLU: {curved(torch.relu):.3g}")
 assert abs(curved(torch.sigmoid) - 0.0158) < 0.0005
 
 # %% [markdown]
