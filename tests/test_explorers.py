@@ -172,6 +172,7 @@ def dashboard() -> explorers.Explorer:
         explorers.guessing,
         dashboard,
         explorers.phase_diagram,
+        explorers.normalized_network,
     ],
 )
 @pytest.mark.filterwarnings("error")
@@ -357,3 +358,38 @@ def test_phase_diagram_knows_the_edge_and_the_axis():
     assert "at the edge of chaos. χ = 1:" in explorer.sentence and "no bound" in explorer.sentence
     explorer.set(sigma_w=0.8)
     assert "the signal itself dies, by e every 2.2 layers: trainable to about 13 layers" in explorer.sentence
+
+
+@pytest.mark.parametrize(
+    ("norm", "activation", "batch"),
+    [
+        ("batch", "relu", 64),
+        ("batch", "relu", 8),
+        ("batch", "sigmoid", 32),
+        ("layer", "sigmoid", 32),
+        ("layer", "relu", 64),
+        ("rms", "tanh", 16),
+        ("none", "sigmoid", 64),
+    ],
+)
+def test_normalized_network_measures_what_theory_says(norm, activation, batch):
+    explorer = explorers.normalized_network().set(depth=50, norm=norm, activation=activation, batch=batch)
+    said, law = re.search(r"a factor (\S+) per layer \(theory (\S+)\)", explorer.sentence).groups()
+    growth = {"batch": lambda a: theory.batch_norm_growth(a, batch), "none": None}
+    growth = growth.get(norm, theory.layer_norm_growth)
+    if growth is None:
+        expected = theory.gradient_norm_trajectory(50, activation, 1.0)[0] ** (1 / 49)
+    else:
+        expected = growth(activation) ** 0.5
+    assert float(law) == pytest.approx(expected, rel=0.006)  # three printed digits
+    # One network of width 64: the log wanders by sqrt(5 * 50 / 4 / 64) = 1 at most, 0.02 per layer; BatchNorm
+    # needs some ten layers from either end to settle.
+    assert float(said) == pytest.approx(expected, rel=0.06)
+
+
+def test_normalized_network_loses_its_gradient_in_a_batch_of_two():
+    explorer = explorers.normalized_network().set(batch=2, depth=20)
+    assert "It vanishes." in explorer.sentence and "batch of two" in explorer.sentence
+    assert "theory" not in explorer.sentence
+    assert "It explodes." in explorer.set(batch=4).sentence
+    assert "It arrives. The cosine of two inputs ends at 0.9" in explorer.set(norm="layer", batch=64).sentence

@@ -566,6 +566,100 @@ def dashboard(
     return Explorer(controls, figure, draw, tries)
 
 
+def normalized_network() -> Explorer:
+    """Lesson 05: what a normalization does to the gradient, and to the difference between inputs.
+
+    depth x batch size x normalization x activation; width 64, no biases, in float64, PyTorch's eps, the
+    normalization between the linear layer and the activation. The weights are drawn once, with the gain of
+    He for ReLU and 1 otherwise; with a normalization the gain has no effect. Theory: utils.theory, for
+    infinite width. The gradient sent into the last layer is Gaussian.
+    """
+    longest, width, largest = 50, 64, 64
+    figure = _figure(1, 2)
+    weights = data.gaussian_batch(longest * width, width, seed=0).reshape(longest, width, width) / width**0.5
+    inputs, arriving = (
+        data.gaussian_batch(largest, width, seed=1),
+        data.gaussian_batch(largest, width, seed=2),
+    )
+    normalize = {
+        "none": lambda z: z,
+        "batch": lambda z: functional.batch_norm(z, None, None, training=True),
+        "layer": lambda z: functional.layer_norm(z, (width,)),
+        "rms": lambda z: functional.rms_norm(z, (width,), eps=1e-5),
+    }
+    scaled = {
+        name: (weights * (2**0.5 if name == "relu" else 1.0)).unbind() for name in ("relu", "tanh", "sigmoid")
+    }
+
+    @functools.lru_cache(maxsize=64)
+    def measured(depth: int, batch: int, norm: str, activation: str) -> tuple[np.ndarray, np.ndarray]:
+        phi, scale = getattr(torch, activation), normalize[norm]
+        with torch.enable_grad():
+            h, hidden = inputs[:batch].clone().requires_grad_(), []
+            for weight in scaled[activation][:depth]:
+                h = phi(scale(h @ weight))
+                hidden.append(h)
+            gradients = torch.autograd.grad(h, hidden, arriving[:batch])
+        norms = np.array([float(g.norm()) for g in gradients])
+        with torch.no_grad():  # the mean over all pairs of different inputs
+            rows = [functional.normalize(h, dim=1) for h in hidden]
+            squares = np.array([float(r.sum(dim=0).square().sum()) for r in rows])
+        return norms / norms[-1], (squares - batch) / (batch * (batch - 1))
+
+    @functools.lru_cache(maxsize=64)
+    def expected(batch: int, norm: str, activation: str) -> np.ndarray:
+        """RMS gradient so many layers back; NaN where theory has no number."""
+        back = np.arange(longest)
+        if norm == "none":
+            gain = 2.0 if activation == "relu" else 1.0
+            return theory.gradient_norm_trajectory(longest, activation, gain, first=gain)[::-1]
+        if norm != "batch":
+            return theory.layer_norm_growth(activation) ** (back / 2)
+        return theory.batch_norm_growth(activation, batch) ** (back / 2) if batch > 3 else back * np.nan
+
+    for name in scaled:  # the slowest, once
+        expected(largest, "none", name)
+
+    def draw(axes: list[Axes], depth: int, batch: int, norm: str, activation: str) -> str:
+        left, right = axes
+        ratio, cosine = measured(depth, batch, norm, activation)
+        law = expected(batch, norm, activation)[:depth][::-1]
+        plots.layers(ratio, label="measured", ax=left)
+        plots.layers(law, label="theory", kind="theory", ax=left)
+        left.set(ylabel="activation gradient, last layer = 1", xlim=(0, longest + 1), title="SCALE")
+        plots.snap(left, (1e-8, 1e8), (1e-20, 1e20), (1e-35, 1e20), (1e-300, 1e20))
+        plots.layers(cosine, log_y=False, ax=right)
+        right.set(ylabel="cosine of two inputs", xlim=(0, longest + 1), ylim=(-1.1, 1.1), title="CORRELATION")
+        per_layer = ratio[0] ** (1 / max(depth - 1, 1))
+        words = {"none": "no normalization", "batch": "BatchNorm", "layer": "LayerNorm", "rms": "RMSNorm"}
+        said = (
+            f"{depth} layers of {activation}, {words[norm]}, a batch of {batch}: the gradient in layer 1 is "
+            f"{ratio[0]:.2g} of that in the last, a factor {per_layer:.3g} per layer"
+        )
+        if np.isfinite(law[0]):
+            said += f" (theory {law[0] ** (1 / max(depth - 1, 1)):.3g})"
+        said += f". {_verdict(per_layer, depth - 1)} The cosine of two inputs ends at {cosine[-1]:.2g}."
+        if norm == "batch" and batch == 2:
+            said += (
+                " In a batch of two every unit says +1 or -1 whatever its input: no gradient gets through."
+            )
+        return said
+
+    controls = {
+        "depth": Slider("depth", range(2, longest + 1), 30, "layers"),
+        "batch": Slider("batch size", [2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64], 64, "examples"),
+        "norm": Choice("normalization", {name: name for name in normalize}, "batch"),
+        "activation": Choice("activation", {name: name for name in scaled}, "relu"),
+    }
+    tries = (
+        "Stay with BatchNorm and ReLU. Lower the batch size to 4, then to 2: what becomes of the gradient?",
+        "Change ReLU from BatchNorm to LayerNorm. The left picture is healthy now. And the right one?",
+        "Choose the sigmoid, and try all four normalizations. Which one saves its gradient?",
+        "Is there any choice that keeps both pictures healthy at depth 50?",
+    )
+    return Explorer(controls, figure, draw, tries, legend="lower left")
+
+
 def phase_diagram() -> Explorer:
     """Lesson 04: order and chaos of tanh networks, and what becomes of the scale and of two inputs.
 

@@ -705,3 +705,85 @@ def output_delta(z: ArrayLike, target: ArrayLike, loss: str) -> Values:
     active, inactive = expit(z), expit(-z)  # inactive is 1 - a, without its cancellation
     error = (1 - target) * active - target * inactive
     return _plain(np.asarray(error * active * inactive if loss == "squared_error" else error))
+
+
+# --- 4. Normalization --------------------------------------------------------------------------------------
+
+
+def batch_norm_growth(activation: Activation, batch: int | None = None) -> float:
+    """Factor per layer, going back, on the mean squared gradient of linear -> BatchNorm -> activation layers.
+
+    Its root is the factor on the norm. For a large batch (None) it is E[phi'(z)**2] / Var[phi(z)],
+    z ~ N(0, 1): the gradient is divided by what spreads the batch, and that is the variance alone, because
+    batch normalization removes what all examples share. ReLU: pi / (pi - 1) = 1.4669. By the Gaussian
+    Poincare inequality it is never below 1, and is 1 for linear layers only.
+    With a batch of finite size it is larger: (batch - 2) / (batch - 3) for linear layers. Of wide layers with
+    random weights of any scale, scale 1 and shift 0, deep enough for all pairs of examples to have become
+    equally different, which takes some ten layers. (Yang et al. 2019, appendix.)
+    Raises TypeError or ValueError when batch is no integer >= 4 (with 3, the mean is infinite), for an
+    activation that is constant, or on a bad activation.
+    """
+    function = _as_function(activation)
+    slope = _derivative(function)
+    if batch is None:
+        mean, mean_square = activation_moments(1.0, function)
+        return chi(1.0, function, 1.0) / _spread(activation, mean_square - mean**2, mean_square)
+    if isinstance(batch, bool) or not isinstance(batch, Integral):
+        raise TypeError(f"batch must be None or an integer >= 4, but {batch!r} was given.")
+    if batch < 4:
+        raise ValueError(f"batch must be None or an integer >= 4, but {batch!r} was given.")
+    # z of one unit over the batch is a random direction among those orthogonal to (1, .., 1), of length
+    # sqrt(batch): any two examples u, v have variance 1 and correlation -1 / (batch - 1).
+    u, v, weights = _sphere_nodes(int(batch))
+    with torch.inference_mode(False), torch.no_grad():
+        h, k = (_evaluate(function, torch.from_numpy(z)).double().numpy() for z in (u, v))
+    d, e = (_evaluate(slope, torch.from_numpy(z)).double().numpy() for z in (u, v))
+    mean_square, product = weights @ h**2, weights @ (h * k)
+    n, along = batch, weights @ (u * d) ** 2
+    # The gradient arrives with covariance 1 - 1/n over the batch, passes phi', and loses its mean over the
+    # batch and its component along z.
+    kept = (n - 1) ** 2 / n * (weights @ d**2) + (n - 1) / n * (weights @ (d * e))
+    kept -= along - (along + (n - 1) * (weights @ (u * d * v * e))) / n
+    return float(n * kept / ((n - 1) * (n - 3) * _spread(activation, mean_square - product, mean_square)))
+
+
+def layer_norm_growth(activation: Activation) -> float:
+    """Factor per layer, going back, on the mean squared gradient of linear -> LayerNorm -> activation layers.
+
+    Its root is the factor on the norm. It is E[phi'(z)**2] / E[phi(z)**2], z ~ N(0, 1), with RMSNorm and
+    GroupNorm (large groups) too: over the units of a wide random layer z has mean 0 in any case. As in
+    batch_norm_growth, but what all examples share stays: ReLU keeps its gradient (1), a sigmoid loses it.
+    Scale 1 and shift 0; random weights of any scale. (Ba, Kiros and Hinton 2016; Zhang and Sennrich 2019.)
+    Raises TypeError or ValueError for an activation that is constantly 0, or on a bad activation.
+    """
+    function = _as_function(activation)
+    mean_square = activation_moments(1.0, function)[1]
+    return chi(1.0, function, 1.0) / _spread(activation, mean_square, 1.0)
+
+
+def _spread(activation: Activation, variance: float, scale: float) -> float:
+    if not variance > 1e-12 * scale:
+        raise ValueError(f"activation must not be constant, but {activation!r} was given.")
+    return variance
+
+
+def _sphere_nodes(batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Nodes (u, v) and weights of E[f(u, v)], two entries of a random vector of mean 0 and mean square 1.
+
+    Two coordinates of a uniform direction in k = batch - 1 dimensions: density (1 - r**2)**((k - 4) / 2).
+    Polar coordinates as in _pair_expectation: a kink at 0 is a single angle.
+    """
+    k = batch - 1
+    theta, theta_weights = _angular_nodes(np.arccos([-1 / k]), 4)
+    points, weights = np.polynomial.legendre.leggauss(24)
+    edges = np.minimum(np.array([0, 0.5, 1, 2, 3, 4.5, 6, 9, 12]) / math.sqrt(k), 1)
+    edges = np.arcsin(np.unique(edges if k > 144 else np.append(edges, 1.0)))
+    half = np.diff(edges)[:, None] / 2
+    psi = (edges[:-1, None] + half * (1 + points)).ravel()
+    radial = (half * weights).ravel() * (k - 2) * np.sin(psi) * np.cos(psi) ** (k - 3)
+    angle = math.acos(-1 / k) / 2
+    u, v = (math.sqrt(k) * np.outer(np.cos(theta + side * angle), np.sin(psi)) for side in (1, -1))
+    # theta from pi to 2 pi has u and v swapped: only the functions of u alone see a difference.
+    everything = np.outer(theta_weights, radial).ravel() / (2 * math.pi)
+    pairs = [np.concatenate(both) for both in ((u.ravel(), v.ravel()), (v.ravel(), u.ravel()))]
+    return pairs[0], pairs[1], np.concatenate([everything, everything])
