@@ -172,6 +172,7 @@ def dashboard() -> explorers.Explorer:
         explorers.guessing,
         dashboard,
         explorers.phase_diagram,
+        explorers.residual_stream,
     ],
 )
 @pytest.mark.filterwarnings("error")
@@ -357,3 +358,26 @@ def test_phase_diagram_knows_the_edge_and_the_axis():
     assert "at the edge of chaos. χ = 1:" in explorer.sentence and "no bound" in explorer.sentence
     explorer.set(sigma_w=0.8)
     assert "the signal itself dies, by e every 2.2 layers: trainable to about 13 layers" in explorer.sentence
+
+
+@pytest.mark.parametrize("normalization", [None, "rms", "batch"])
+@pytest.mark.parametrize("branch_scale", [0.0, 0.2, 1.0])
+def test_residual_stream_says_what_theory_says_and_measures_it(normalization, branch_scale):
+    depth = 40
+    explorer = explorers.residual_stream().set(
+        depth=depth, branch_scale=branch_scale, normalization=normalization
+    )
+    flow = theory.residual_flow(depth, branch_scale, normalization=normalization)
+    numbers = [
+        float(number)
+        for number in re.findall(r"(?:ends at|theory|is|passes) (\d\S*?)[) ]", explorer.sentence)
+    ]
+    signal, said_signal, gradient, said_gradient, mean = numbers
+    assert said_signal == pytest.approx(flow.second_moments[-1], rel=0.06)  # two digits
+    assert said_gradient == pytest.approx(flow.gradient_norms[0] ** 2, rel=0.06)
+    assert mean == pytest.approx(sum(f / (1 + f) for f in flow.branch_factors), rel=0.06)
+    # The log of a squared norm has a deviation of sqrt(5 depth / width) = 1.25 in a plain network, if all
+    # examples go the same way; paths through half of the branches leave about one, and small branches none.
+    assert abs(np.log(signal / said_signal)) < 1.25 and abs(np.log(gradient / said_gradient)) < 1.25
+    if branch_scale == 0:
+        assert signal == gradient == 1 and mean == 0
