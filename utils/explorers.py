@@ -707,7 +707,7 @@ def residual_stream() -> Explorer:
         kind, squared = names[normalization], flow.gradient_norms[0] ** 2
         return (
             f"{depth} blocks, branch scale {branch_scale:.2g}, {kind}: the mean square of the stream ends at "
-            f"{signal[-1]:.2g} (theory {flow.second_moments[-1]:.2g}); the squared gradient at the first block "
+            f"{signal[-1]:.2g} (theory {flow.second_moments[-1]:.2g}); the squared gradient at the start "
             f"is {gradient[0]:.2g} times that at the end (theory {squared:.2g}). The average path of the "
             f"gradient passes {mean:.2g} branches."
         )
