@@ -698,12 +698,14 @@ def residual_stream() -> Explorer:
         plots.curve(blocks, flow.second_moments, kind="theory", label="theory", ax=scale)
         plots.curve(blocks, flow.gradient_norms**2, kind="theory", label="theory", ax=scale)
         scale.set(xlabel="blocks passed", ylabel="mean square", xlim=(-1, longest + 1), title="SCALE")
-        plots.snap(scale, (0.3, 1e4), (0.3, 1e12), (0.3, 1e24), (0.3, 1e35))
+        plots.snap(scale, (0.3, 1e3), (0.3, 1e11), (0.3, 1e21), (0.3, 1e33))
+        scale.set_ylim(0.3, scale.get_ylim()[1] ** 1.4)  # room for the legend
         shares = theory.path_length_weights(flow.branch_factors)
         mean = float(shares @ blocks)
-        plots.curve(blocks, shares, kind="line", label="share of the squared gradient", ax=paths)
+        plots.curve(blocks, shares, kind="line", ylabel="share of squared gradient", ax=paths)
         plots.guide(paths, mean, f"mean {mean:.2g}", vertical=True)
-        paths.set(xlabel="branches on the path", xlim=(-1, longest + 1), ylim=(0, 1.05), title="PATHS")
+        top = 1.05 if shares.max() > 0.48 else 0.5
+        paths.set(xlabel="branches on the path", xlim=(-1, longest + 1), ylim=(0, top), title="PATHS")
         kind, squared = names[normalization], flow.gradient_norms[0] ** 2
         return (
             f"{depth} blocks, branch scale {branch_scale:.2g}, {kind}: the mean square of the stream ends at "
