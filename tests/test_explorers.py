@@ -360,14 +360,15 @@ def test_phase_diagram_knows_the_edge_and_the_axis():
     assert "the signal itself dies, by e every 2.2 layers: trainable to about 13 layers" in explorer.sentence
 
 
-@pytest.mark.parametrize("normalization", [None, "rms", "batch"])
+@pytest.mark.parametrize("normalization", ["none", "rms", "batch"])
 @pytest.mark.parametrize("branch_scale", [0.0, 0.2, 1.0])
 def test_residual_stream_says_what_theory_says_and_measures_it(normalization, branch_scale):
     depth = 40
     explorer = explorers.residual_stream().set(
         depth=depth, branch_scale=branch_scale, normalization=normalization
     )
-    flow = theory.residual_flow(depth, branch_scale, normalization=normalization)
+    known = None if normalization == "none" else normalization
+    flow = theory.residual_flow(depth, branch_scale, normalization=known)
     numbers = [
         float(number)
         for number in re.findall(r"(?:ends at|theory|is|passes) (\d\S*?)[) ]", explorer.sentence)
@@ -381,3 +382,9 @@ def test_residual_stream_says_what_theory_says_and_measures_it(normalization, br
     assert abs(np.log(signal / said_signal)) < 1.25 and abs(np.log(gradient / said_gradient)) < 1.25
     if branch_scale == 0:
         assert signal == gradient == 1 and mean == 0
+
+
+def test_a_list_shows_what_is_chosen():
+    """ipywidgets shows the value None as an empty list."""
+    choice = explorers.residual_stream().controls["normalization"]
+    assert choice.index == 0 and choice.value is not None

@@ -671,13 +671,13 @@ def residual_stream() -> Explorer:
     inputs, arriving = data.gaussian_batch(batch, width, seed=1), data.gaussian_batch(batch, width, seed=2)
     inputs = inputs / inputs.square().mean().sqrt()
     normalize = {
-        None: lambda x: x,
+        "none": lambda x: x,  # a name, because the list shows None as nothing chosen
         "rms": lambda x: functional.rms_norm(x, (width,)),
         "batch": lambda x: functional.batch_norm(x, None, None, training=True),
     }
-    names = {None: "no normalization", "rms": "RMS normalization", "batch": "batch normalization"}
+    names = {"none": "no normalization", "rms": "RMS normalization", "batch": "batch normalization"}
 
-    def measured(depth: int, scale: float, normalization: str | None) -> list[np.ndarray]:
+    def measured(depth: int, scale: float, normalization: str) -> list[np.ndarray]:
         stream = [inputs.detach().requires_grad_()]
         with torch.enable_grad():
             for weight in weights[:depth]:
@@ -688,10 +688,11 @@ def residual_stream() -> Explorer:
         signal, gradient = ([np.vdot(t, t) / t.size for t in side] for side in sides)
         return [np.array(signal), np.array(gradient) / gradient[-1]]
 
-    def draw(axes: list[Axes], depth: int, branch_scale: float, normalization: str | None) -> str:
+    def draw(axes: list[Axes], depth: int, branch_scale: float, normalization: str) -> str:
         scale, paths = axes
         signal, gradient = measured(depth, branch_scale, normalization)
-        flow = theory.residual_flow(depth, branch_scale, normalization=normalization)
+        known = None if normalization == "none" else normalization
+        flow = theory.residual_flow(depth, branch_scale, normalization=known)
         blocks = np.arange(depth + 1)
         plots.curve(blocks, signal, label="stream", log_y=True, ax=scale)
         plots.curve(blocks, gradient, label="gradient, at the end 1", ax=scale)
@@ -717,7 +718,7 @@ def residual_stream() -> Explorer:
     controls = {
         "depth": Slider("depth", range(1, longest + 1), 30, "blocks"),
         "branch_scale": Slider("branch scale", np.round(np.arange(0, 1.51, 0.05), 2).tolist(), 1.0),
-        "normalization": Choice("normalization", {"none": None, "RMS": "rms", "batch": "batch"}, None),
+        "normalization": Choice("normalization", {"none": "none", "RMS": "rms", "batch": "batch"}, "none"),
     }
     tries = (
         "Without normalization double the depth at branch scale 1. What happens to the number at the end?",

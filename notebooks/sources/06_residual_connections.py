@@ -28,7 +28,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from utils import data, explorers, networks, plots, session, signals, theory
+from utils import data, explorers, networks, pictures, plots, session, signals, theory
 from utils.training import sweep
 
 session.start(seed=0)
@@ -143,12 +143,12 @@ assert 3 * last["plain, 10 layers"] < last["plain, 50 layers"]
 assert 3 * last["residual, 50 layers"] < last["plain, 10 layers"]
 
 # %% [markdown]
-# **What you should see.** Forty more layers make the plain network worse, whatever the learning rate. The same layers with
-# skips make it better than both.
+# **What you should see.** Forty more layers make the plain network worse, even at its best learning rate. With skips the same
+# fifty layers beat both.
 #
 # **A misdiagnosis to avoid.** Somebody who looks at the validation accuracy alone sees a large network that does badly, and
 # writes: "overfitting; use dropout, or fewer parameters." An overfitting network has a *low training* loss. This one has
-# not even learned its training images: capacity it has, and cannot reach. Always look at the training loss first. (Nor is
+# not even learned its training images. Always look at the training loss first. (Nor is
 # it a matter of scale: He's start keeps it. Lesson 04 saw why this network is hard to train all the same.)
 #
 # **Why.** The copying solution exists, but a stack of random nonlinear layers is far from it. With a skip, "pass it on" is
@@ -233,13 +233,13 @@ print(f"(1 + 1/30)^30 = {(1 + 1 / 30) ** 30:.3g}, e = {math.e:.3g}")
 assert 0 < math.e - (1 + 1 / 30) ** 30 < 0.1
 
 # %% [markdown]
-# **What you should see.** With $a = 1$ every block doubles both: $2^L$, here half a billion. The signal has no plain
-# layer's trouble and a new one, the howling loudspeaker. With $a = 1/\sqrt L$ the growth is $(1 + 1/L)^L$, which never
+# **What you should see.** With $a = 1$ every block doubles both: $2^L$, here half a billion. Nothing vanishes; it howls, like
+# the loudspeaker. With $a = 1/\sqrt L$ the growth is $(1 + 1/L)^L$, which never
 # passes $e = 2.718$, at any depth. With $a = 0$ nothing changes at all, exactly.
 #
 # **Two uses of the formula.** First: a scale of $a$ is safe while $a^2 L$ is about 1. A *fixed* small number, such as 0.1,
-# is safe for 100 blocks and explodes for 10 000. Second: a skip does not repair a wrong scale. It never lets the gradient
-# *vanish*, since $1 + a^2 \chi \ge 1$; it makes it easy to explode.
+# is safe for 100 blocks and explodes for 10 000. Second: a skip does not repair a wrong scale. On average it never lets the gradient
+# *vanish*, since $1 + a^2 \chi \ge 1$; and it makes it easy to explode.
 
 # %% [markdown]
 # ## 4 · Misdiagnosis: "It explodes, so lower the learning rate"
@@ -274,7 +274,7 @@ low_grid = (1e-6, 1e-3, 0.01, 0.03)
 runs_of = {k: sweep(v, digits, learning_rates=low_grid, **plan | {"epochs": 3}) for k, v in treated.items()}
 
 # %% [markdown]
-# Medians; a rate at which most seeds end in infinity or NaN is called "diverged".
+# Medians; a rate at which one of the seeds ends in infinity or NaN is called "diverged".
 
 # %%
 for name, run in runs_of.items():
@@ -292,13 +292,13 @@ assert best[0] > 5 and best[1] > 3 and best[2] < 0.3
 
 # %% [markdown]
 # **What you should see.** The lowest rate does bring the loss down, by decades, and that looks like success. But it ends
-# far above 2.3, the cost of *guessing*, and every rate that could learn something diverges. With the small readout the loss
+# far above 2.3, the cost of *guessing*, and every larger rate of this grid diverges. With the small readout the loss
 # begins in the right place, and nothing is won.
 #
 # **Why.** No rate can change the loss at step 0: no step has been made. The stream's size there is $\sqrt{2^{30}}$ = 3.3e4,
 # and so are the outputs; a softmax that is so sure of itself is wrong by tens of thousands of nats. The readout can divide
 # that away, but not what is behind it: a small change of one early weight is still multiplied by the growth of all later
-# blocks. The branch is too loud, and every other knob is turned in vain.
+# blocks. The branch is too loud, and these are the wrong knobs.
 #
 # **The test.** Print the loss before the first step. Far above $\ln(\text{classes})$: do not touch the optimizer. Look at
 # the SCALE panel, find the factor per block, and correct the branch.
@@ -368,7 +368,7 @@ for name in shares:
 # passes one, at any depth: the law becomes that of Poisson with mean 1. So "the gradient takes short paths" is a statement
 # about *branches that are small beside the stream*, and no property of the plus sign.
 #
-# In the networks of Veit and others it was batch normalization that made them small. It gives every branch the same size,
+# Veit and others had batch normalization, which makes branches small already at the start. It gives every branch the same size,
 # 1, while the stream grows: after $l$ blocks the branch has about $1/l$ of the stream's variance, and its factor is
 # $1/(1 + (1 - \frac1\pi)\,l)$.
 
@@ -430,6 +430,8 @@ axes, x = plt.subplots(1, 3, sharey=True, figsize=(9, 3.2))[1], np.linspace(-2, 
 for ax, (name, gradients) in zip(axes, lines.items(), strict=True):
     gradient = gradients[0] / gradients[0].std()
     plots.curve(x, gradient, kind="line", xlabel="input", title=name, ax=ax)
+    turns = int((np.diff(np.sign(np.diff(gradient))) != 0).sum())
+    pictures.describe(ax, f"{name}: gradient against input; it turns {turns} times in 256 points")
 axes[0].set_ylabel("gradient, spread = 1");
 
 # %% [markdown]
@@ -477,8 +479,8 @@ for name, gradients in lines.items():
 # %% [markdown]
 # **What you should see.** About 0.9 between neighbors for plain layers, 0 with batch normalization, and 0.8 when skips are
 # added: they restore much of it. (With Glorot's start the plain network would give the same: a scale drops out, for ReLU
-# passes it on. Of a single network one gets lower numbers, since its own mean is taken away and what is left is short;
-# theory is a ratio of two averages over networks, hence the groups.)
+# passes it on. Taken network by network, the numbers are lower: the networks whose gradient varies most vary slowly, and
+# the theory is a ratio of two averages over networks. Hence the groups.)
 #
 # **Why.** Lesson 05 found that batch normalization multiplies the squared gradient by $\pi/(\pi-1) = 1.467$ per layer.
 # Lesson 04 found that what makes gradients grow also drives neighboring inputs apart. So 1 − correlation of two neighbors
@@ -488,15 +490,14 @@ for name, gradients in lines.items():
 factor = math.pi / (math.pi - 1)
 spacing = (x[1] - x[0]) / x.std()
 apart = spacing**2 / 2
-print(
-    f"1 - correlation of neighbors: {apart:.1g} at first, times {factor**24:.1g} = {apart * factor**24:.1g}"
-)
+print(f"1 - correlation: {apart:.1g} at first, times {factor:.3g}^24 = {factor**24:.1g}", end="")
+print(f" is {apart * factor**24:.1g}")
 assert 0.5 < apart * factor**24 < 2
 
 # %% [markdown]
-# After 24 layers neighbors are strangers. **Explosion and shattering are one disease**, chaos, and you have now seen both
-# of its faces. With skips the factor in block $l$ is $1 + 1/(1 + (1 - \frac1\pi)l)$ for both, and the exponential is a
-# power again.
+# After 24 layers neighbors are strangers. **Explosion and shattering are one disease**, chaos, and you have now seen both of
+# its faces. With skips the squared gradient grows in block $l$ by $1 + 1/(1 + (1 - \frac1\pi)\,l)$ only, and 1 − correlation
+# by less still, because the stream grows beside it. The exponentials have become powers.
 #
 # Mind what the plain network pays for its smooth gradient: all inputs become alike (lesson 03). Smooth since it sees
 # little. It is one panel that batch normalization cures, and another that it spoils.
@@ -777,7 +778,7 @@ def ends(model):
 for name, options in recipes.items():
     several = [ends(thousand(seed, **options)) for seed in range(3)]
     variance, gradient, cosine = np.median(several, axis=0)
-    print(f"{name:>8}: variance × {variance:.1g}, gradient × {gradient:.1g}, cosine {cosine:.1g}")
+    print(f"{name:>8}: variance × {variance:.2g}, gradient × {gradient:.2g}, cosine {cosine:.2g}")
 assert 1 < variance < 6 and 1 < gradient < 4
 
 # %% [markdown]
