@@ -173,6 +173,7 @@ def dashboard() -> explorers.Explorer:
         dashboard,
         explorers.phase_diagram,
         explorers.normalized_network,
+        explorers.residual_stream,
     ],
 )
 @pytest.mark.filterwarnings("error")
@@ -393,3 +394,35 @@ def test_normalized_network_loses_its_gradient_in_a_batch_of_two():
     assert "theory" not in explorer.sentence
     assert "It explodes." in explorer.set(batch=4).sentence
     assert "It arrives. The cosine of two inputs ends at 0.9" in explorer.set(norm="layer", batch=64).sentence
+
+
+
+
+@pytest.mark.parametrize("normalization", ["none", "rms", "batch"])
+@pytest.mark.parametrize("branch_scale", [0.0, 0.2, 1.0])
+def test_residual_stream_says_what_theory_says_and_measures_it(normalization, branch_scale):
+    depth = 40
+    explorer = explorers.residual_stream().set(
+        depth=depth, branch_scale=branch_scale, normalization=normalization
+    )
+    known = None if normalization == "none" else normalization
+    flow = theory.residual_flow(depth, branch_scale, normalization=known)
+    numbers = [
+        float(number)
+        for number in re.findall(r"(?:ends at|theory|is|passes) (\d\S*?)[) ]", explorer.sentence)
+    ]
+    signal, said_signal, gradient, said_gradient, mean = numbers
+    assert said_signal == pytest.approx(flow.second_moments[-1], rel=0.06)  # two digits
+    assert said_gradient == pytest.approx(flow.gradient_norms[0] ** 2, rel=0.06)
+    assert mean == pytest.approx(sum(f / (1 + f) for f in flow.branch_factors), rel=0.06)
+    # The log of a squared norm has a deviation of sqrt(5 depth / width) = 1.25 in a plain network, if all
+    # examples go the same way; paths through half of the branches leave about one, and small branches none.
+    assert abs(np.log(signal / said_signal)) < 1.25 and abs(np.log(gradient / said_gradient)) < 1.25
+    if branch_scale == 0:
+        assert signal == gradient == 1 and mean == 0
+
+
+def test_a_list_shows_what_is_chosen():
+    """ipywidgets shows the value None as an empty list."""
+    choice = explorers.residual_stream().controls["normalization"]
+    assert choice.index == 0 and choice.value is not None

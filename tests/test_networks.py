@@ -10,6 +10,7 @@ from torch import nn
 from utils.data import DTYPES, gaussian_batch, seeded_generator
 from utils.initialization import SCHEMES, initialize
 from utils.networks import NORMALIZATIONS, Block, DeepMLP
+from utils.signals import measure
 from utils.theory import ACTIVATIONS
 
 
@@ -62,6 +63,62 @@ def test_every_activation_is_the_one_that_is_named(activation):
     for block in model.blocks:
         hidden = reference(hidden @ block.linear.weight.T)  # the biases are 0
     torch.testing.assert_close(model(inputs), hidden @ model.readout.weight.T)
+
+
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize("normalization", [None, *NORMALIZATIONS])
+def test_pre_activation_equals_a_computation_by_hand(normalization, skip):
+    settings = {"normalization": normalization, "skip": skip, "branch_scale": 0.25, "bias_var": 0.3}
+    model = DeepMLP(3, 5, in_features=4, out_features=2, pre_activation=True, dtype=torch.float64, **settings)
+    inputs = gaussian_batch(7, 4, seed=1)
+    stem, *blocks = [(numbers(b.linear.weight), numbers(b.linear.bias)) for b in model.blocks]
+    x = inputs.numpy() @ stem[0].T + stem[1]
+    for weight, bias in blocks:
+        branch = np.tanh(normalized(x, normalization)) @ weight.T + bias
+        x = x + 0.25 * branch if skip else branch
+    expected = x @ numbers(model.readout.weight).T + numbers(model.readout.bias)
+    np.testing.assert_allclose(numbers(model(inputs)), expected, rtol=1e-10)
+
+
+def test_a_pre_activation_network_begins_with_a_linear_layer_alone_where_the_sizes_differ():
+    settings = {"pre_activation": True, "normalization": "batch", "skip": True}
+    stem, block = DeepMLP(2, 5, in_features=4, **settings).blocks
+    assert isinstance(stem.activation, nn.Identity) and stem.norm is None and not stem.skip
+    assert isinstance(block.activation, nn.Tanh) and block.norm is not None and block.skip
+    first = DeepMLP(2, 5, in_features=5, **settings).blocks[0]
+    assert isinstance(first.activation, nn.Tanh) and first.norm is not None and first.skip
+
+
+def test_signals_are_measured_at_the_stream_of_a_pre_activation_network():
+    settings = {"activation": "relu", "initialization": "he_normal", "pre_activation": True, "skip": True}
+    model = DeepMLP(4, 6, in_features=6, out_features=3, branch_scale=0.5, dtype=torch.float64, **settings)
+    inputs = gaussian_batch(8, 6, seed=2)
+    found = measure(model, inputs, loss_fn=lambda outputs: outputs.square().sum() / 2, layers=Block)
+    stream, x = [], inputs
+    for block in model.blocks:
+        x = (x + 0.5 * torch.relu(x) @ block.linear.weight.T).detach().requires_grad_()
+        stream.append(x)
+    # Backward by hand: the gradient of the block before is g + 0.5 * relu'(x) * (g W).
+    g, norms = (x @ model.readout.weight.T) @ model.readout.weight, []
+    for block, before in zip(model.blocks[::-1], [inputs, *stream[:-1]][::-1], strict=True):
+        norms.append(g.norm().item())
+        g = g + 0.5 * (before > 0) * (g @ block.linear.weight)
+    np.testing.assert_allclose(found.series("activation_gradient_norm"), norms[::-1])
+    variances = [after.var(correction=0).item() for after in stream]
+    np.testing.assert_allclose(found.series("activation_variance"), variances)
+
+
+def test_a_branch_scale_can_be_learned():
+    """ReZero: blocks that start as the identity, and whose scale moves first."""
+    model = DeepMLP(3, 6, in_features=6, pre_activation=True, skip=True, dtype=torch.float64)
+    for block in model.blocks:
+        block.branch_scale = nn.Parameter(torch.zeros((), dtype=torch.float64))
+    inputs = gaussian_batch(8, 6, seed=2)
+    torch.testing.assert_close(model(inputs), model.readout(inputs))
+    model(inputs).square().mean().backward()
+    assert all(block.branch_scale.grad.abs() > 0 for block in model.blocks)
+    assert all(not block.linear.weight.grad.any() for block in model.blocks)
+    assert sum(name.endswith("branch_scale") for name, _ in model.named_parameters()) == 3
 
 
 def test_learned_activations_are_not_shared_between_blocks():
@@ -206,6 +263,7 @@ INPUTS = torch.zeros(3, 64)
             "normalization must be one of None, batch, layer, rms; got 'group'.",
         ),
         ({"skip": "yes"}, TypeError, "skip must be True or False, got 'yes'."),
+        ({"pre_activation": 1}, TypeError, "pre_activation must be True or False, got 1."),
         ({"branch_scale": float("nan")}, ValueError, "branch_scale must be a finite number, got nan."),
         ({"seed": -1}, ValueError, "seed must be an integer from 0 to 2**32 - 1, got -1."),
         (
@@ -257,6 +315,9 @@ def test_bad_inputs_get_one_sentence(inputs, error, sentence):
     with pytest.raises(error) as caught:
         DeepMLP(2, 4, normalization="batch")(inputs)
     assert str(caught.value) == sentence
+    if len(inputs) == 1:  # behind a stem without a norm, too
+        with pytest.raises(ValueError, match="at least 2 examples"):
+            DeepMLP(2, 4, normalization="batch", pre_activation=True)(inputs)
 
 
 def test_a_bad_block_gets_one_sentence():
@@ -265,3 +326,5 @@ def test_a_bad_block_gets_one_sentence():
         Block(nn.utils.skip_init(nn.Linear, 3, 4), nn.Tanh(), skip=True)
     with pytest.raises(TypeError, match="^linear must be an nn.Linear, got Tanh.$"):
         Block(nn.Tanh(), nn.Tanh())
+    with pytest.raises(TypeError, match="^pre_activation must be True or False, got None.$"):
+        Block(nn.utils.skip_init(nn.Linear, 3, 3), nn.Tanh(), pre_activation=None)

@@ -751,6 +751,78 @@ def phase_diagram() -> Explorer:
     return Explorer(controls, figure, draw, tries, legend="lower right")
 
 
+def residual_stream() -> Explorer:
+    """Lesson 06: what the blocks x + scale * W relu(norm(x)) do to signal, gradient and paths.
+
+    depth x branch scale x normalization; width 128, 32 unrelated inputs, He weights, in float64. The random
+    weights are drawn once. Beside each other: mean squares of stream and gradient, measured and by
+    `theory.residual_flow`; and by `theory.path_length_weights` the share of the gradient by path length.
+    """
+    longest, width, batch = 60, 128, 32
+    figure = _figure(columns=2)
+    weights = data.gaussian_batch(longest * width, width, seed=0).reshape(longest, width, width)
+    weights = (weights * (2 / width) ** 0.5).unbind()
+    inputs, arriving = data.gaussian_batch(batch, width, seed=1), data.gaussian_batch(batch, width, seed=2)
+    inputs = inputs / inputs.square().mean().sqrt()
+    normalize = {
+        "none": lambda x: x,  # a name, because the list shows None as nothing chosen
+        "rms": lambda x: functional.rms_norm(x, (width,)),
+        "batch": lambda x: functional.batch_norm(x, None, None, training=True),
+    }
+    names = {"none": "no normalization", "rms": "RMS normalization", "batch": "batch normalization"}
+
+    def measured(depth: int, scale: float, normalization: str) -> list[np.ndarray]:
+        stream = [inputs.detach().requires_grad_()]
+        with torch.enable_grad():
+            for weight in weights[:depth]:
+                hidden = torch.relu(normalize[normalization](stream[-1]))
+                stream.append(torch.addmm(stream[-1], hidden, weight, alpha=scale))
+            gradients = torch.autograd.grad(stream[-1], stream, arriving)
+        sides = [[t.detach().numpy() for t in side] for side in (stream, gradients)]
+        signal, gradient = ([np.vdot(t, t) / t.size for t in side] for side in sides)
+        return [np.array(signal), np.array(gradient) / gradient[-1]]
+
+    def draw(axes: list[Axes], depth: int, branch_scale: float, normalization: str) -> str:
+        scale, paths = axes
+        signal, gradient = measured(depth, branch_scale, normalization)
+        known = None if normalization == "none" else normalization
+        flow = theory.residual_flow(depth, branch_scale, normalization=known)
+        blocks = np.arange(depth + 1)
+        plots.curve(blocks, signal, label="stream", log_y=True, ax=scale)
+        plots.curve(blocks, gradient, label="gradient, at the end 1", ax=scale)
+        plots.curve(blocks, flow.second_moments, kind="theory", label="theory", ax=scale)
+        plots.curve(blocks, flow.gradient_norms**2, kind="theory", label="theory", ax=scale)
+        scale.set(xlabel="blocks passed", ylabel="mean square", xlim=(-1, longest + 1), title="SCALE")
+        plots.snap(scale, (0.3, 1e3), (0.3, 1e11), (0.3, 1e21), (0.3, 1e33))
+        scale.set_ylim(0.3, scale.get_ylim()[1] ** 1.4)  # room for the legend
+        shares = theory.path_length_weights(flow.branch_factors)
+        mean = float(shares @ blocks)
+        plots.curve(blocks, shares, kind="line", ylabel="share of squared gradient", ax=paths)
+        plots.guide(paths, mean, f"mean {mean:.2g}", vertical=True)
+        top = 1.05 if shares.max() > 0.48 else 0.5
+        paths.set(xlabel="branches on the path", xlim=(-1, longest + 1), ylim=(0, top), title="PATHS")
+        kind, squared = names[normalization], flow.gradient_norms[0] ** 2
+        return (
+            f"{depth} blocks, branch scale {branch_scale:.2g}, {kind}: the mean square of the stream ends at "
+            f"{signal[-1]:.2g} (theory {flow.second_moments[-1]:.2g}); the squared gradient at the start "
+            f"is {gradient[0]:.2g} times that at the end (theory {squared:.2g}). The average path of the "
+            f"gradient passes {mean:.2g} branches."
+        )
+
+    controls = {
+        "depth": Slider("depth", range(1, longest + 1), 30, "blocks"),
+        "branch_scale": Slider("branch scale", np.round(np.arange(0, 1.51, 0.05), 2).tolist(), 1.0),
+        "normalization": Choice("normalization", {"none": "none", "RMS": "rms", "batch": "batch"}, "none"),
+    }
+    tries = (
+        "Without normalization double the depth at branch scale 1. What happens to the number at the end?",
+        "At depth 25 find the branch scale at which the stream ends at about e = 2.7.",
+        "Turn batch normalization on at branch scale 1 and 60 blocks: how long are the paths now?",
+        "Set the branch scale to 0. Why is this network easy to train, although its branches do nothing?",
+    )
+    return Explorer(controls, figure, draw, tries, legend="upper right")
+
+
 def _correlated_pairs(pairs: int, width: int, correlations: Sequence[float]) -> Tensor:
     """Inputs (len(correlations) * pairs * 2, width) of mean square 1, in pairs with exactly these cosines."""
     frame = data.gaussian_batch(pairs * len(correlations) * width, 2, seed=2)

@@ -15,11 +15,16 @@ NORMALIZATIONS: dict[str, type[nn.Module]] = {
 
 
 class Block(nn.Module):
-    """linear -> norm -> activation; with `skip`, x + branch_scale * (that).
+    """linear -> norm -> activation, or with `pre_activation` norm -> activation -> linear; `skip` adds x.
 
-    Maps (batch, in_features) to (batch, out_features). `norm` may be None. Raises `ValueError` for a skip
-    around a linear layer that changes the width, `TypeError` for one that is no `nn.Linear`.
-    He et al. 2016 (residual connections).
+    Maps (batch, in_features) to (batch, out_features). With `skip`, x + branch_scale * (that), so that what
+    is added to x is the output of the activation, or with `pre_activation` that of the linear layer, which
+    has both signs; without `skip` the order alone differs, and `branch_scale` does not count. `norm` may be
+    None; with `pre_activation` it takes the block's input. `branch_scale` is a number; for one that is
+    learned (ReZero), assign an `nn.Parameter` to `block.branch_scale` afterwards.
+    Raises `ValueError` for a skip around a linear layer that changes the width, `TypeError` for one that is
+    no `nn.Linear` and for a flag that is neither True nor False.
+    He et al. 2016 (residual connections; pre-activation: "Identity mappings in deep residual networks").
     """
 
     def __init__(
@@ -29,6 +34,7 @@ class Block(nn.Module):
         norm: nn.Module | None = None,
         skip: bool = False,
         branch_scale: float = 1.0,
+        pre_activation: bool = False,
     ) -> None:
         super().__init__()
         if not isinstance(linear, nn.Linear):
@@ -43,13 +49,16 @@ class Block(nn.Module):
         self.activation = activation
         self.skip = skip
         self.branch_scale = check_number("branch_scale", branch_scale)
+        self.pre_activation = check_flag("pre_activation", pre_activation)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in_features) -> (batch, out_features)."""
-        branch = self.linear(x)
+        branch = x if self.pre_activation else self.linear(x)
         if self.norm is not None:
             branch = self.norm(branch)
         branch = self.activation(branch)
+        if self.pre_activation:
+            branch = self.linear(branch)
         return x + self.branch_scale * branch if self.skip else branch
 
 
@@ -61,6 +70,10 @@ class DeepMLP(nn.Module):
     gain=gain, bias_var=bias_var)`, in order, from `seed`: one seed gives the same weights in every dtype.
     `normalization` is None, "batch", "layer" or "rms". `skip` puts a skip around each block whose two sizes
     agree (so not the first, unless in_features == width); `branch_scale` counts only there.
+    `pre_activation` turns the order in each block into norm -> activation -> linear, with or without skips. A
+    first block whose two sizes differ is then a linear layer alone, the stem: an activation on the raw inputs
+    would cut away a part of the data. The readout takes the last block's output as it is, so that a last
+    norm and activation, as in He et al. 2016, are the caller's to add.
     Raises `TypeError` or `ValueError` with one sentence for any argument that is not allowed; `forward` does
     so for inputs of another shape or dtype.
     Ioffe and Szegedy 2015 (batch); Ba, Kiros, Hinton 2016 (layer); Zhang and Sennrich 2019 (rms).
@@ -81,6 +94,7 @@ class DeepMLP(nn.Module):
         normalization: str | None = None,
         skip: bool = False,
         branch_scale: float = 1.0,
+        pre_activation: bool = False,
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -93,6 +107,7 @@ class DeepMLP(nn.Module):
         check_flag("bias", bias)
         check_choice("normalization", normalization, [None, *NORMALIZATIONS])
         check_flag("skip", skip)
+        check_flag("pre_activation", pre_activation)
         check_choice("dtype", dtype, DTYPES)
         generator = seeded_generator(seed)
 
@@ -104,12 +119,14 @@ class DeepMLP(nn.Module):
 
         self.blocks = nn.ModuleList()
         for fan_in in [in_features] + [width] * (depth - 1):
+            stem = pre_activation and fan_in != width
             block = Block(
                 linear(fan_in, width),
-                activation_module(activation),
-                norm=NORMALIZATIONS[normalization](width) if normalization else None,
+                nn.Identity() if stem else activation_module(activation),
+                norm=NORMALIZATIONS[normalization](width) if normalization and not stem else None,
                 skip=skip and fan_in == width,
                 branch_scale=branch_scale,
+                pre_activation=pre_activation,
             )
             self.blocks.append(block)
         self.readout = linear(width, out_features)
@@ -132,7 +149,8 @@ class DeepMLP(nn.Module):
             raise ValueError(
                 f"inputs must have shape (batch, {in_features}) with batch >= 1, got {tuple(x.shape)}."
             )
-        if self.training and len(x) == 1 and isinstance(self.blocks[0].norm, nn.BatchNorm1d):
+        norms = (block.norm for block in self.blocks)
+        if self.training and len(x) == 1 and any(isinstance(norm, nn.BatchNorm1d) for norm in norms):
             raise ValueError(
                 "Batch normalization needs at least 2 examples in training mode, got a batch of 1."
             )

@@ -649,6 +649,200 @@ def log_gradient_norm_variance(depth: int, width: int, activation: str = "relu")
     return depth * (3 * fourth / second**2 - 1) / (4 * width)
 
 
+# --- 2c. Residual connections ------------------------------------------------------------------------------
+
+RESIDUAL_NORMALIZATIONS = (None, "batch", "layer", "rms")
+
+
+@dataclass(frozen=True, eq=False)
+class ResidualFlow:
+    """Scale and gradient along the stream of a residual network, before block 1 to after block `depth`.
+
+    second_moments   (depth + 1,): mean square of the stream; the first is 1
+    gradient_norms   (depth + 1,): root mean square of the activation gradient; the last is 1
+    branch_factors   (depth,): what each branch multiplies the mean squared gradient by
+    """
+
+    second_moments: np.ndarray
+    gradient_norms: np.ndarray
+    branch_factors: np.ndarray
+
+
+def residual_flow(
+    depth: int,
+    branch_scale: float = 1.0,
+    *,
+    activation: Activation = "relu",
+    weight_var: float = 2.0,
+    normalization: str | None = None,
+) -> ResidualFlow:
+    """What `depth` pre-activation blocks x + branch_scale * W phi(norm(x)) do to the scale of x.
+
+    W is independent of x, so that mean squares add up: q + branch_scale**2 * variance_map(q), and going back
+    1 + branch_scale**2 * chi(q). For ReLU with weight_var 2 both are 1 + branch_scale**2 per block: 2**depth
+    at branch_scale 1, up to e at 1 / sqrt(depth), exactly 1 at 0 (Hanin and Rolnick 2018; Zhang, Dauphin, Ma
+    2019). "rms" and "layer" divide the branch's input by the stream's own size: it then grows by a constant
+    per block, and the branch's gradient is divided by it. "batch" divides each unit by its deviation over a
+    large batch of unrelated inputs, which grows by the variance of phi alone, without its mean (De and Smith
+    2020). Entries are inf from where float64 overflows.
+    Raises TypeError or ValueError unless depth is an integer >= 1, branch_scale a finite number and
+    weight_var one >= 0; for an unknown normalization or a bad activation.
+    """
+    _check_count("depth", depth)
+    _check_number("branch_scale", branch_scale)
+    _check_number("weight_var", weight_var, 0.0, or_equal=True)
+    if normalization not in RESIDUAL_NORMALIZATIONS:
+        allowed = ", ".join(map(str, RESIDUAL_NORMALIZATIONS))
+        raise ValueError(f"normalization must be one of {allowed}, but {normalization!r} was given.")
+    function, share = _as_function(activation), float(branch_scale) ** 2
+    with np.errstate(over="ignore"):
+        if normalization is None:
+            moments, factors = _growing_branches(depth, share, function, weight_var)
+        else:
+            mean, square = activation_moments(1.0, function)
+            steps = np.arange(depth + 1) * share * weight_var
+            moments = 1 + steps * square
+            scale = 1 + steps * (square - mean**2) if normalization == "batch" else moments
+            factors = share * chi(1.0, function, weight_var) / scale[:-1]
+        gradients = np.sqrt(np.cumprod([1.0, *(1 + factors[::-1])])[::-1])
+    return ResidualFlow(moments, gradients, factors)
+
+
+def _growing_branches(
+    depth: int, share: float, function: TensorFunction, weight_var: float
+) -> tuple[np.ndarray, np.ndarray]:
+    moments = [1.0]
+    for _ in range(depth):
+        q = moments[-1]
+        if math.isfinite(q) and share > 0:
+            q += share * variance_map(q, function, weight_var)
+        moments.append(q)
+    moments = np.array(moments)
+    return moments, share * chi(moments[:-1].clip(max=1e300), function, weight_var) * np.ones(depth)
+
+
+def path_length_weights(branch_factors: ArrayLike) -> np.ndarray:
+    """Share of the mean squared gradient that comes along paths through 0, 1, ... depth branches.
+
+    `depth` blocks have 2**depth paths, C(depth, k) of them through k branches (Veit, Wilber, Belongie 2016).
+    branch_factors (depth,) are what each branch multiplies the mean squared gradient by, as in
+    `residual_flow`. Contributions of different paths are uncorrelated over random weights, so that the shares
+    are the coefficients of prod((1 + f_l s) / (1 + f_l)): binomial for equal factors. Returns (depth + 1,).
+    Raises TypeError or ValueError unless the factors are finite numbers >= 0 on one axis.
+    """
+    factors = _numbers("branch_factors", branch_factors, low=0.0)
+    if factors.ndim != 1:
+        raise ValueError(f"branch_factors must be (depth,), but shape {factors.shape} was given.")
+    shares = np.ones(1)
+    for factor in factors:
+        shares = np.convolve(shares, [1 / (1 + factor), factor / (1 + factor)])
+    return shares
+
+
+def relu_gradient_kernel(
+    inputs: ArrayLike,
+    depth: int,
+    *,
+    normalization: str | None = None,
+    skip: bool = False,
+    branch_scale: float = 1.0,
+    weight_var: float = 2.0,
+    bias_var: float = 1.0,
+) -> np.ndarray:
+    """Covariance, over wide random ReLU networks, of the gradients d(output)/d(input) at two inputs.
+
+    inputs (points,): numbers that lie on a line; returns (points, points), scaled to a mean diagonal of 1.
+    The network: a linear stem w x + b with w ~ N(0, 1) and b ~ N(0, bias_var), then `depth` pre-activation
+    blocks W relu(norm(z)), with `skip` z + branch_scale * that, and a linear readout. normalization is None
+    or "batch": then all `inputs` are one batch, whose statistics are held fixed while differentiating.
+
+    Three kernels go through the layers together: of z, of z with its derivative dz/dx, and of dz/dx. Means
+    over ReLU are arc-cosine formulas (Cho and Saul 2009), derivatives enter by Gaussian integration by parts,
+    and 1 / deviation**2 is an integral over t of exp(-t deviation**2), which leaves z Gaussian (Yang et al.
+    2019). What it explains is the shattering of Balduzzi et al. 2017.
+    Raises TypeError or ValueError unless the inputs are at least 3 different numbers on one axis, depth is an
+    integer >= 1 and the rest are finite numbers, variances >= 0, with bias_var > 0 where nothing normalizes.
+    """
+    x = _numbers("inputs", inputs)
+    if x.ndim != 1 or len(np.unique(x)) < max(3, x.size):
+        raise ValueError(f"inputs must be at least 3 different numbers (points,), but {inputs!r} was given.")
+    _check_count("depth", depth)
+    if normalization not in (None, "batch"):
+        raise ValueError(f"normalization must be one of None, batch, but {normalization!r} was given.")
+    _check_number("branch_scale", branch_scale)
+    _check_number("weight_var", weight_var, 0.0)
+    _check_number("bias_var", bias_var, 0.0, or_equal=normalization == "batch")
+    average = _relu_moments if normalization is None else _batch_normalized_moments
+    kernels = [np.outer(x, x) + bias_var, np.multiply.outer(x, np.ones(x.size)), np.ones((x.size, x.size))]
+    for _ in range(depth):
+        branch = average(*kernels)
+        if skip:
+            kernels = [k + branch_scale**2 * weight_var * b for k, b in zip(kernels, branch, strict=True)]
+        else:
+            kernels = [weight_var * b for b in branch]
+        scale = np.trace(kernels[0]) / x.size if not skip else 1.0  # drops out of every correlation
+        kernels = [kernel / scale for kernel in kernels]
+    return kernels[2] / np.trace(kernels[2]) * x.size
+
+
+def _relu_moments(zz: np.ndarray, zd: np.ndarray, dd: np.ndarray) -> tuple[np.ndarray, ...]:
+    """E[h h'], E[h d'] and E[d d'] of h = relu(z) and d = dh/dx; zd[i, k] is that of z_i with dz_k/dx."""
+    deviation, own = np.sqrt(np.diag(zz)), np.diag(zd)
+    product = np.outer(deviation, deviation)
+    cosine = np.clip(zz / product, -1, 1)
+    sine = np.sqrt(1 - cosine**2)
+    both_on = (math.pi - np.arccos(cosine)) / (2 * math.pi)
+    ratio = deviation[:, None] / deviation
+    hh = product * (sine / (2 * math.pi) + cosine * both_on)
+    hd = zd * both_on + own * ratio * sine / (2 * math.pi)
+    edges = np.outer(own, own) + zd.T * zd - cosine * (own[:, None] * zd / ratio + own * zd.T * ratio)
+    apart = sine > 1e-7  # on the diagonal z is either on or off, and no edge lies between
+    edges = np.divide(edges, 2 * math.pi * product * sine, out=np.zeros_like(edges), where=apart)
+    return hh, hd, dd * both_on + edges
+
+
+def _batch_normalized_moments(zz: np.ndarray, zd: np.ndarray, dd: np.ndarray) -> list[np.ndarray]:
+    """The same behind batch normalization over all inputs, with its two statistics held fixed."""
+    centred = zz - zz.mean(axis=0) - zz.mean(axis=1)[:, None] + zz.mean()
+    variances, directions = np.linalg.eigh(centred)
+    kept = variances > 1e-13 * variances[-1]
+    variances, directions = variances[kept], directions[:, kept]
+    slopes = directions.T @ (zd - zd.mean(axis=0))
+    total, step, moments = variances.sum(), 1.5, [np.zeros_like(zz) for _ in range(3)]
+    for t in np.exp(np.arange(-12.0, 18.0, step)) / total:  # the trapezoidal rule in ln t
+        damped = 1 + 2 * t * variances
+        share = step * t * total * math.exp(-np.log(damped).sum() / 2)
+        if share < 1e-7:
+            continue
+        tilted = (
+            (directions * (variances / damped)) @ directions.T,
+            (directions / damped) @ slopes,
+            dd - (slopes.T * (2 * t / damped)) @ slopes,
+        )
+        for moment, value in zip(moments, _relu_moments(*tilted), strict=True):
+            moment += share * len(zz) / total * value
+    return moments
+
+
+def kernel_autocorrelation(kernel: ArrayLike) -> np.ndarray:
+    """Autocorrelation that a covariance over evenly spaced points leads one to expect, at lags 0, 1, ...
+
+    kernel (points, points), as of `relu_gradient_kernel`; returns (points,). Expected sum of products of two
+    values that lag apart, divided by the expected sum of squares, both after the mean over the points has
+    been taken away. A ratio of means: the median of measured ratios can be some hundredths lower (Balduzzi et
+    al. 2017 plot measured ones).
+    Raises TypeError or ValueError unless the kernel is a square array of finite numbers that vary.
+    """
+    kernel = _numbers("kernel", kernel)
+    if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1]:
+        raise ValueError(f"kernel must be (points, points), but shape {kernel.shape} was given.")
+    centred = kernel - kernel.mean(axis=0) - kernel.mean(axis=1)[:, None] + kernel.mean()
+    sums = np.array([np.trace(centred, lag) for lag in range(len(kernel))])
+    if sums[0] <= 1e-12 * np.trace(kernel):
+        raise ValueError("kernel must vary over the points, but all values are the same.")
+    return sums / sums[0]
+
+
 # --- 3. Saturation -----------------------------------------------------------------------------------------
 
 
