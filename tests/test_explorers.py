@@ -396,8 +396,6 @@ def test_normalized_network_loses_its_gradient_in_a_batch_of_two():
     assert "It arrives. The cosine of two inputs ends at 0.9" in explorer.set(norm="layer", batch=64).sentence
 
 
-
-
 @pytest.mark.parametrize("normalization", ["none", "rms", "batch"])
 @pytest.mark.parametrize("branch_scale", [0.0, 0.2, 1.0])
 def test_residual_stream_says_what_theory_says_and_measures_it(normalization, branch_scale):
