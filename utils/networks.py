@@ -214,12 +214,10 @@ class TransformerBlock(nn.Module):
         self.norm_placement = check_choice("norm_placement", norm_placement, NORM_PLACEMENTS)
         self.skip = check_flag("skip", skip)
         self.branch_scale = check_number("branch_scale", branch_scale)
-        layers = (
-            nn.Linear(d_model, hidden or 1),
-            activation_module(activation),
-            nn.Linear(hidden or 1, d_model),
-        )
-        self.feed_forward = nn.Sequential(*layers) if check_integer("dim_feedforward", hidden, 0) else None
+        self.feed_forward = None
+        if check_integer("dim_feedforward", hidden, at_least=0):
+            up, down = nn.Linear(d_model, hidden), nn.Linear(hidden, d_model)
+            self.feed_forward = nn.Sequential(up, activation_module(activation), down)
         kind = TOKEN_NORMS[check_choice("norm", norm, TOKEN_NORMS)] if norm_placement else nn.Identity
         self.attention_norm = kind(d_model)
         self.feed_forward_norm = kind(d_model) if hidden else None

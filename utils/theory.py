@@ -804,8 +804,8 @@ def transformer_trajectory(
     """Variance, and difference of tokens, in a wide random Transformer with skips and uniform attention.
 
     Xavier weights, 4 d_model hidden ReLU units; `first` and `cosine` (between tokens) are those of the input.
-    Attention adds the same vector to all tokens, of mean square c + (1 - c) / tokens of what it reads, c being
-    the cosine; the feed-forward network adds 0.32 of what it reads, its cosine by the arc-cosine kernel.
+    Attention adds the same vector to all tokens, of mean square c + (1 - c) / tokens of what it reads, c the
+    cosine; the feed-forward network adds 0.32 of what it reads, its cosine by the arc-cosine kernel.
     "pre": branches read from a normalized copy, so the stream grows like the depth. "post": each sum is
     normalized, and differences shrink by nearly 2 at each attention. The gradient of what is added last is
     divided by the root of the variance there, which grows with depth for "pre" alone (Xiong et al. 2020).
