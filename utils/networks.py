@@ -191,7 +191,8 @@ class TransformerBlock(nn.Module):
     "pre":  x + s f(norm(x));  "post":  norm(x + s f(x));  None:  x + s f(x).  Without `skip`, "x +" is gone.
     dim_feedforward: hidden units of the second branch, 4 d_model unless given; 0 leaves the branch out.
     norm: "layer" or "rms". Equal to `nn.TransformerEncoderLayer` (norm_first is "pre") for the same weights.
-    Raises `TypeError` or `ValueError` for any argument that is not allowed; `forward` for another shape.
+    Raises `TypeError` or `ValueError` for any argument that is not allowed; `forward` a `ValueError` for
+    inputs of another shape.
     Vaswani et al. 2017 (post); Xiong et al. 2020 (pre); Zhang and Sennrich 2019 (rms).
     """
 
@@ -265,6 +266,7 @@ class Transformer(nn.Module):
     ) -> None:
         super().__init__()
         check_integer("depth", depth, at_least=1)
+        check_integer("d_model", d_model, at_least=1)
         check_integer("tokens", tokens, at_least=1)
         check_integer("in_features", in_features, at_least=1)
         check_integer("out_features", out_features, at_least=1)
@@ -287,9 +289,12 @@ class Transformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, tokens, in_features) -> (batch, out_features), before any softmax."""
-        tokens, in_features = len(self.positions), self.embedding.in_features
-        if x.ndim != 3 or tuple(x.shape[1:]) != (tokens, in_features):
-            allowed = f"(batch, {tokens}, {in_features})"
+        tokens, in_features, dtype = len(self.positions), self.embedding.in_features, self.positions.dtype
+        if not isinstance(x, Tensor) or x.dtype != dtype:
+            given = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise TypeError(f"inputs must be a tensor of the network's dtype {dtype}, got {given}.")
+        if x.ndim != 3 or tuple(x.shape[1:]) != (tokens, in_features) or len(x) == 0:
+            allowed = f"(batch, {tokens}, {in_features}) with batch >= 1"
             raise ValueError(f"inputs must have shape {allowed}, got {tuple(x.shape)}.")
         x = self.embedding(x) + self.positions
         for block in self.blocks:
