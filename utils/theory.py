@@ -817,7 +817,10 @@ def transformer_trajectory(
     _check_count("tokens", tokens)
     _check_choice("norm_placement", norm_placement, ("pre", "post"))
     _check_number("first", first, 0.0)
-    q, difference = first, 1 - float(_numbers("cosine", cosine, low=0.0, high=1.0))
+    _check_number("cosine", cosine)
+    if not 0 <= cosine <= 1:
+        raise ValueError(f"cosine must be a finite number from 0 to 1, but {cosine!r} was given.")
+    q, difference = first, 1 - cosine
     variances, differences = [q], [difference]
     # What the second branch adds: 4 d (2 / 5 d) and d (2 / 5 d) are Xavier's variances, ReLU keeps one half.
     feed_forward = 0.5 * (2 / 5) * (8 / 5)
