@@ -696,14 +696,14 @@ def transformer_depth() -> Explorer:
         plots.layers(gradient / gradient[-1], label="stream, last block = 1", ax=back, kind="line")
         plots.layers(query / query[0], label="W_Q, first block = 1", ax=back)
         back.set(xlabel="block", ylabel="gradient", xlim=(0, longest + 1), title="GRADIENT")
-        plots.snap(back, (1e-3, 1e3), (1e-10, 1e10), (1e-30, 1e30))
+        plots.snap(back, (1e-4, 1e4), (1e-10, 1e10), (1e-30, 1e30))
         plots.layers(np.maximum(apart, 1e-17), label="measured", ax=differences)
         if skip and placement != "none":
             law = theory.transformer_trajectory(depth, tokens, placement).difference[1:]
             plots.layers((law * (1 - 1 / tokens)) ** 0.5, label="theory", kind="theory", ax=differences)
         differences.set(xlabel="block", xlim=(0, longest + 1), title="WHAT DIFFERS BETWEEN TOKENS")
         differences.set(ylabel="share of the stream")
-        plots.snap(differences, (1e-3, 3), (1e-8, 10), (1e-18, 30))
+        plots.snap(differences, (1e-3, 30), (1e-8, 1e3), (1e-18, 1e6))
         name = {"pre": "Pre-LN", "post": "Post-LN", "none": "No norm"}[placement]
         kept = f"{apart[-1]:.2g}" if apart[-1] > 1e-14 else "nothing but rounding"
         return (
@@ -724,7 +724,7 @@ def transformer_depth() -> Explorer:
         "Take the skips away. After how many blocks are all tokens the same?",
         "No norm, with skips: what grows, and at which end?",
     )
-    return Explorer(controls, figure, draw, tries, legend="lower left")
+    return Explorer(controls, figure, draw, tries, legend="upper right")
 
 
 def _correlated_pairs(pairs: int, width: int, correlations: Sequence[float]) -> Tensor:
