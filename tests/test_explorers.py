@@ -174,6 +174,7 @@ def dashboard() -> explorers.Explorer:
         explorers.phase_diagram,
         explorers.normalized_network,
         explorers.residual_stream,
+        explorers.transformer_depth,
     ],
 )
 @pytest.mark.filterwarnings("error")
@@ -424,3 +425,36 @@ def test_a_list_shows_what_is_chosen():
     """ipywidgets shows the value None as an empty list."""
     choice = explorers.residual_stream().controls["normalization"]
     assert choice.index == 0 and choice.value is not None
+
+
+@pytest.mark.parametrize("placement", ["pre", "post"])
+def test_transformer_depth_measures_what_theory_says(placement):
+    explorer = explorers.transformer_depth().set(depth=12, placement=placement)
+    _, differences = explorer._figure.axes
+    measured, law = (np.asarray(line.get_ydata()) for line in differences.lines)
+    expected = theory.transformer_trajectory(12, 8, placement).difference[1:]
+    np.testing.assert_allclose(law**2 * 8 / 7, expected)
+    # One network of width 32, whose attention is not quite uniform; without the law's depth it is off by 10.
+    assert np.abs(np.log(measured / law)).max() < 0.7
+    kept = float(re.search(r"hands on (\S+)\.$", explorer.sentence).group(1))
+    assert kept == pytest.approx(measured[-1], rel=0.01)
+
+
+def test_transformer_depth_measures_the_gradients_of_that_network():
+    explorer = explorers.transformer_depth().set(depth=3, placement="post", skip=True)
+    blocks = networks.Transformer(24, 32, norm_placement="post", dtype=torch.float64).blocks[:3]
+    x, stream = data.gaussian_batch(32, 32, seed=101).reshape(4, 8, 32), []
+    for block in blocks:
+        x = block(x)
+        x.retain_grad()
+        stream.append(x)
+    (x * data.gaussian_batch(32, 32, seed=102).reshape(4, 8, 32)).sum().backward()
+    query = [block.attention.query.weight.grad.norm().item() for block in blocks]
+    found = [np.asarray(line.get_ydata()) for line in explorer._figure.axes[0].lines]
+    np.testing.assert_allclose(found[0], [(h.grad.norm() / stream[-1].grad.norm()).item() for h in stream])
+    np.testing.assert_allclose(found[1], np.array(query) / query[0])
+
+
+def test_transformer_depth_says_when_all_tokens_are_the_same():
+    sentence = explorers.transformer_depth().set(depth=12, skip=False).sentence
+    assert "without skips" in sentence and sentence.endswith("hands on nothing but rounding.")

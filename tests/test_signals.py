@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
 from torch.utils.checkpoint import checkpoint
 
 from utils.data import gaussian_batch
-from utils.networks import Block, DeepMLP
+from utils.networks import Block, DeepMLP, Transformer, TransformerBlock
 from utils.signals import (
     FORMATS,
     LayerSignals,
@@ -1345,3 +1345,60 @@ def test_activations_too_large_to_be_squared_in_their_format_give_no_warning():
     (layer,) = measure(nn.Linear(4, 4).requires_grad_(False), x, loss_fn=lambda out: out.sum() * 0).layers
     assert 1e37 < layer.activation_variance < 1e38
     assert -1 <= layer.cosine <= 1
+
+
+# --- Transformers ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("norm_placement", ["pre", "post", None])
+def test_our_transformer_is_measured_block_by_block(norm_placement):
+    model = Transformer(3, 8, num_heads=2, norm_placement=norm_placement, dtype=torch.float64)
+    inputs = draws(4, 8, 8, seed=1)
+    signals = measure(model, inputs, None, mean_square, layers=TransformerBlock)
+    assert [layer.name for layer in signals.layers] == ["blocks.0", "blocks.1", "blocks.2"]
+    assert not signals.notes
+    stream = [model.embedding(inputs) + model.positions]
+    for block in model.blocks:
+        stream.append(block(stream[-1]))
+    for h in stream:
+        h.retain_grad()
+    last = stream[-1] if model.norm is None else model.norm(stream[-1])
+    mean_square(model.readout(last.mean(dim=1))).backward()
+    for layer, h, block in zip(signals.layers, stream[1:], model.blocks, strict=True):
+        weights = [p.grad.norm().item() for p in block.parameters() if p.ndim > 1]
+        assert layer.activation_variance == pytest.approx(h.var(correction=0).item())
+        assert layer.activation_gradient_norm == pytest.approx(h.grad.norm().item())
+        assert layer.weight_gradient_norm == pytest.approx(math.hypot(*weights))
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("norm_first", [True, False])
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_any_encoder_of_torch_is_measured_as_it_comes(norm_first, batch_first, activation):
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(
+        8, 2, 16, 0.1, activation, norm_first=norm_first, batch_first=batch_first
+    )
+    model = nn.TransformerEncoder(layer, 3, nn.LayerNorm(8), enable_nested_tensor=False)
+    inputs, state = draws(4, 5, 8).float(), copy.deepcopy(model.state_dict())
+    model.eval()
+    signals = measure(model, inputs, None, mean_square_of_half, layers=nn.TransformerEncoderLayer)
+    assert [layer.name for layer in signals.layers] == ["layers.0", "layers.1", "layers.2"]
+    h, stream = inputs, []
+    for block in model.layers:
+        h = block(h)
+        h.retain_grad()
+        stream.append(h)
+    mean_square_of_half(model.norm(h)).backward()
+    for found, h in zip(signals.layers, stream, strict=True):
+        assert found.activation_variance == pytest.approx(h.var(correction=0).item(), rel=1e-5)
+        assert found.activation_gradient_norm == pytest.approx(h.grad.norm().item(), rel=1e-4)
+    by_parameter = {parameter.name: parameter.gradient_norm for parameter in signals.parameters}
+    for name, parameter in model.named_parameters():
+        assert by_parameter[name] == pytest.approx(parameter.grad.norm().item(), rel=1e-4, abs=1e-9)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def mean_square_of_half(outputs):
+    """Of half of the features: of all, a normalized output has a mean square of 1, whatever it is."""
+    return outputs[..., :4].square().mean()

@@ -742,3 +742,66 @@ def test_a_bad_argument_of_a_sweep_gets_one_sentence(arguments, error, sentence)
     with pytest.raises(error) as caught:
         sweep(settings.pop("make_model"), settings.pop("data"), **settings)
     assert str(caught.value) == sentence
+
+
+# Warm-up
+
+
+def weights_by_step(**settings):
+    """The one weight, whose gradient is 1, before each step and after the last: minus the sum of rates."""
+    model = nn.Linear(1, 1, bias=False, dtype=torch.float64)
+    nn.init.zeros_(model.weight)
+    seen = []
+
+    def loss_fn(outputs, targets):
+        seen.append(model.weight.item())
+        return model.weight.sum() + 0 * outputs.sum()
+
+    ones = torch.ones(6, 1, dtype=torch.float64)
+    train(model, Split(ones, ones, ones, ones), loss_fn=loss_fn, epochs=1, batch_size=1, **settings)
+    return np.array(seen[1:])  # the first is the evaluation before training
+
+
+def test_warm_up_takes_equal_parts_and_then_the_whole_rate():
+    steps = -np.diff(weights_by_step(learning_rate=0.4, warmup_steps=4))
+    np.testing.assert_allclose(steps, [0.1, 0.2, 0.3, 0.4, 0.4, 0.4])
+    np.testing.assert_allclose(-np.diff(weights_by_step(learning_rate=0.4)), 0.4)
+
+
+def test_an_optimizer_that_is_brought_has_its_own_rates_back_after_warm_up():
+    model, data = linear_regression()
+    groups = [{"params": [model.weight], "lr": 0.1}, {"params": [model.bias], "lr": 0.2}]
+    optimizer = torch.optim.SGD(groups, lr=1.0)
+    train(model, data, loss_fn=F.mse_loss, optimizer=optimizer, epochs=1, batch_size=10, warmup_steps=100)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.2]
+
+
+def test_a_sweep_warms_up_as_each_of_its_runs():
+    data = gaussian_data(dtype=torch.float64)
+
+    def make_model(seed):
+        return small_network(seed=seed, dtype=torch.float64)
+
+    settings = {"optimizer": "adam", "warmup_steps": 5}
+    found = sweep(make_model, data, **SIDE_BY_SIDE, **settings)
+    for row, rate in enumerate(found.learning_rates):
+        for column, seed in enumerate(found.seeds):
+            alone = train(
+                make_model(seed), data, learning_rate=rate, epochs=2, batch_size=6, seed=seed, **settings
+            )
+            np.testing.assert_allclose(found.train_loss[row, column], alone.train_loss, rtol=1e-7)
+    without = sweep(make_model, data, **SIDE_BY_SIDE, optimizer="adam")
+    assert not np.allclose(found.train_loss[..., 2:], without.train_loss[..., 2:])
+
+
+@pytest.mark.parametrize("warmup_steps", [-1, 1.5])
+def test_warm_up_steps_are_counted(warmup_steps):
+    error = ValueError if warmup_steps == -1 else TypeError
+    sentence = f"warmup_steps must be an integer of at least 0, got {warmup_steps}."
+    for run in (
+        lambda: train(MODEL, gaussian_data(), learning_rate=0.1, epochs=1, warmup_steps=warmup_steps),
+        lambda: sweep(lambda _: MODEL, gaussian_data(), **SIDE_BY_SIDE, warmup_steps=warmup_steps),
+    ):
+        with pytest.raises(error) as caught:
+            run()
+        assert str(caught.value) == sentence

@@ -20,7 +20,7 @@ from scipy.interpolate import CubicSpline, RectBivariateSpline
 from torch import Tensor, nn
 from torch.nn import functional
 
-from utils import data, pictures, plots, signals, theory
+from utils import data, networks, pictures, plots, signals, theory
 
 
 class Slider(anywidget.AnyWidget):
@@ -819,6 +819,76 @@ def residual_stream() -> Explorer:
         "At depth 25 find the branch scale at which the stream ends at about e = 2.7.",
         "Turn batch normalization on at branch scale 1 and 60 blocks: how long are the paths now?",
         "Set the branch scale to 0. Why is this network easy to train, although its branches do nothing?",
+    )
+    return Explorer(controls, figure, draw, tries, legend="upper right")
+
+
+def transformer_depth() -> Explorer:
+    """Lesson 08: a random Transformer: what comes back to each block, and how different its tokens still are.
+
+    depth x norm placement x skips; 4 sequences of 8 random tokens, d_model 32, Xavier weights drawn once, in
+    float64. The gradient that enters the last block is Gaussian. Black: theory, for skips with a norm.
+    """
+    longest, tokens, d_model = 24, 8, 32
+    figure = _figure(1, 2)
+    inputs = data.gaussian_batch(4 * tokens, d_model, seed=101).reshape(4, tokens, d_model)
+    arriving = data.gaussian_batch(4 * tokens, d_model, seed=102).reshape(4, tokens, d_model)
+    stacks = {}
+    for placement in ("pre", "post", None):
+        for skip in (True, False):
+            settings = {"norm_placement": placement, "skip": skip, "dtype": torch.float64}
+            model = networks.Transformer(longest, d_model, **settings).requires_grad_(False)
+            for block in model.blocks:
+                block.attention.query.weight.requires_grad_()
+            stacks[placement or "none", skip] = model.blocks
+
+    @functools.lru_cache(maxsize=256)
+    def measured(depth: int, placement: str, skip: bool) -> np.ndarray:
+        """Stream gradient and query gradient by block, and difference of its tokens: (3, depth)."""
+        stream, x = [], inputs
+        blocks = stacks[placement, skip][:depth]
+        for block in blocks:
+            x = block(x)
+            stream.append(x)
+        weights = [block.attention.query.weight for block in blocks]
+        gradients = torch.autograd.grad(x, stream + weights, arriving)
+        norms = [g.norm().item() for g in gradients]
+        apart = [(h - h.mean(dim=1, keepdim=True)).norm() / h.norm() for h in map(Tensor.detach, stream)]
+        return np.array([norms[:depth], norms[depth:], [float(a) for a in apart]])
+
+    def draw(axes: list[Axes], depth: int, placement: str, skip: bool) -> str:
+        gradient, query, apart = measured(depth, placement, skip)
+        back, differences = axes
+        plots.layers(gradient / gradient[-1], label="stream, last block = 1", ax=back, kind="line")
+        plots.layers(query / query[0], label="W_Q, first block = 1", ax=back)
+        back.set(xlabel="block", ylabel="gradient", xlim=(0, longest + 1), title="GRADIENT")
+        plots.snap(back, (1e-4, 1e4), (1e-10, 1e10), (1e-30, 1e30))
+        plots.layers(np.maximum(apart, 1e-17), label="measured", ax=differences)
+        if skip and placement != "none":
+            law = theory.transformer_trajectory(depth, tokens, placement).difference[1:]
+            plots.layers((law * (1 - 1 / tokens)) ** 0.5, label="theory", kind="theory", ax=differences)
+        differences.set(xlabel="block", xlim=(0, longest + 1), title="WHAT DIFFERS BETWEEN TOKENS")
+        differences.set(ylabel="share of the stream")
+        plots.snap(differences, (1e-3, 30), (1e-8, 1e3), (1e-18, 1e6))
+        name = {"pre": "Pre-LN", "post": "Post-LN", "none": "No norm"}[placement]
+        kept = f"{apart[-1]:.2g}" if apart[-1] > 1e-14 else "nothing but rounding"
+        return (
+            f"{name}, {depth} blocks, {'with' if skip else 'without'} skips. The stream's gradient in the "
+            f"first block is {gradient[0] / gradient[-1]:.2g} of that in the last; W_Q's gradient in the "
+            f"last block is {query[-1] / query[0]:.2g} of that in the first. Of the differences between "
+            f"tokens the last block hands on {kept}."
+        )
+
+    controls = {
+        "depth": Slider("depth", range(1, longest + 1), 12, "blocks"),
+        "placement": Choice("norm", {"Pre-LN": "pre", "Post-LN": "post", "no norm": "none"}, "post"),
+        "skip": Choice("skips", {"with": True, "without": False}, True),
+    }
+    tries = (
+        "Post-LN with skips: raise the depth. Which gradient disappears, and at which end of the network?",
+        "Change to Pre-LN at the same depth: what happens to the tokens now? Exponentially, or as a power?",
+        "Take the skips away. After how many blocks are all tokens the same?",
+        "No norm, with skips: what grows, and at which end?",
     )
     return Explorer(controls, figure, draw, tries, legend="upper right")
 

@@ -1,4 +1,7 @@
-"""Deep multilayer perceptrons, plain enough to read in a minute."""
+"""Deep multilayer perceptrons and Transformers, plain enough to read in a minute."""
+
+import copy
+import math
 
 import torch
 from torch import Tensor, nn
@@ -154,3 +157,164 @@ class DeepMLP(nn.Module):
             raise ValueError(
                 "Batch normalization needs at least 2 examples in training mode, got a batch of 1."
             )
+
+
+# --- Transformers ------------------------------------------------------------------------------------------
+
+NORM_PLACEMENTS = ("pre", "post", None)
+TOKEN_NORMS: dict[str, type[nn.Module]] = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}
+
+
+class SelfAttention(nn.Module):
+    """Self-attention: each token gathers the values of all, weighted by softmax(query . key / sqrt(d_k)).
+
+    (batch, tokens, d_model) -> the same shape. `query`, `key`, `value` and `output` are linear layers of
+    d_model x d_model; each of `num_heads` heads works on its own d_k = d_model / num_heads features of the
+    first three. With `qk_norm` queries and keys are normalized (RMS, over d_k) before they meet. Plain matrix
+    products, and no fused kernel, so that it runs under torch.func.vmap and can be read.
+    Raises `TypeError` or `ValueError` for sizes below 1 and for heads that do not divide d_model.
+    Vaswani et al. 2017; Dehghani et al. 2023 (qk_norm).
+    """
+
+    def __init__(self, d_model: int, num_heads: int = 1, *, qk_norm: bool = False) -> None:
+        super().__init__()
+        check_integer("d_model", d_model, at_least=1)
+        if d_model % check_integer("num_heads", num_heads, at_least=1):
+            raise ValueError(f"num_heads must divide d_model, got {num_heads} heads for {d_model} features.")
+        self.num_heads = num_heads
+        self.query, self.key, self.value, self.output = (nn.Linear(d_model, d_model) for _ in range(4))
+        d_k = d_model // num_heads
+        norm = check_flag("qk_norm", qk_norm)
+        self.query_norm, self.key_norm = (nn.RMSNorm(d_k) if norm else nn.Identity() for _ in range(2))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """(batch, tokens, d_model) -> (batch, heads, tokens, d_k)."""
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(-3, -2)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """What the softmax is taken of, (batch, heads, tokens, tokens): the last axis counts the keys."""
+        query, key = self.query_norm(self._heads(self.query(x))), self.key_norm(self._heads(self.key(x)))
+        return query @ key.mT / math.sqrt(query.shape[-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, tokens, d_model) -> (batch, tokens, d_model)."""
+        gathered = self.logits(x).softmax(dim=-1) @ self._heads(self.value(x))
+        return self.output(gathered.transpose(-3, -2).flatten(-2))
+
+
+class TransformerBlock(nn.Module):
+    """Attention, then a feed-forward network on each token; each a branch with a norm and a skip.
+
+    (batch, tokens, d_model) -> the same shape. For a branch f, with s = `branch_scale`:
+    "pre":  x + s f(norm(x));  "post":  norm(x + s f(x));  None:  x + s f(x).  Without `skip`, "x +" is gone.
+    dim_feedforward: hidden units of the second branch, 4 d_model unless given; 0 leaves the branch out.
+    norm: "layer" or "rms". Equal to `nn.TransformerEncoderLayer` (norm_first is "pre") for the same weights.
+    Raises `TypeError` or `ValueError` for any argument that is not allowed; `forward` a `ValueError` for
+    inputs of another shape.
+    Vaswani et al. 2017 (post); Xiong et al. 2020 (pre); Zhang and Sennrich 2019 (rms).
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        num_heads: int = 1,
+        dim_feedforward: int | None = None,
+        *,
+        norm_placement: str | None = "pre",
+        norm: str = "layer",
+        skip: bool = True,
+        branch_scale: float = 1.0,
+        qk_norm: bool = False,
+        activation: str = "relu",
+    ) -> None:
+        super().__init__()
+        self.attention = SelfAttention(d_model, num_heads, qk_norm=qk_norm)
+        hidden = 4 * d_model if dim_feedforward is None else dim_feedforward
+        self.norm_placement = check_choice("norm_placement", norm_placement, NORM_PLACEMENTS)
+        self.skip = check_flag("skip", skip)
+        self.branch_scale = check_number("branch_scale", branch_scale)
+        self.feed_forward = None
+        if check_integer("dim_feedforward", hidden, at_least=0):
+            up, down = nn.Linear(d_model, hidden), nn.Linear(hidden, d_model)
+            self.feed_forward = nn.Sequential(up, activation_module(activation), down)
+        kind = TOKEN_NORMS[check_choice("norm", norm, TOKEN_NORMS)] if norm_placement else nn.Identity
+        self.attention_norm = kind(d_model)
+        self.feed_forward_norm = kind(d_model) if hidden else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, tokens, d_model) -> (batch, tokens, d_model)."""
+        if x.ndim != 3 or x.shape[-1] != self.attention.query.in_features:
+            allowed = f"(batch, tokens, {self.attention.query.in_features})"
+            raise ValueError(f"inputs must have shape {allowed}, got {tuple(x.shape)}.")
+        x = self._branch(x, self.attention, self.attention_norm)
+        return x if self.feed_forward is None else self._branch(x, self.feed_forward, self.feed_forward_norm)
+
+    def _branch(self, x: Tensor, branch: nn.Module, norm: nn.Module) -> Tensor:
+        out = self.branch_scale * branch(norm(x) if self.norm_placement == "pre" else x)
+        out = x + out if self.skip else out
+        return norm(out) if self.norm_placement == "post" else out
+
+
+class Transformer(nn.Module):
+    """`depth` Transformer blocks between an embedding of each token and a linear readout of their mean.
+
+    (batch, tokens, in_features) -> (batch, out_features). `embedding` is a linear layer, to which learned
+    `positions` (tokens, d_model), drawn with standard deviation 0.5, are added; then `blocks`, `norm` (only
+    with "pre", whose blocks leave the stream as large as it has grown), and `readout`. Linear layers are
+    filled by `initialize(linear, initialization, gain=gain)`, in order, from `seed`, with biases 0; gain does
+    not apply to queries, keys, embedding and readout, as in DeepNorm. One seed gives the same weights in
+    every dtype, and for every norm, skip and scale. Other arguments and errors as `TransformerBlock`.
+    Radford et al. 2019 (the last norm); Wang et al. 2022 (DeepNorm).
+    """
+
+    def __init__(
+        self,
+        depth: int,
+        d_model: int,
+        *,
+        num_heads: int = 1,
+        tokens: int = 8,
+        in_features: int = 8,
+        out_features: int = 10,
+        initialization: str = "xavier_normal",
+        gain: float = 1.0,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        **block: int | str | bool | float | None,
+    ) -> None:
+        super().__init__()
+        check_integer("depth", depth, at_least=1)
+        check_integer("d_model", d_model, at_least=1)
+        check_integer("tokens", tokens, at_least=1)
+        check_integer("in_features", in_features, at_least=1)
+        check_integer("out_features", out_features, at_least=1)
+        check_choice("dtype", dtype, DTYPES)
+        generator = seeded_generator(seed)
+        with torch.random.fork_rng(devices=[]):  # nn.Linear draws weights, which are drawn again below
+            self.embedding = nn.Linear(in_features, d_model)
+            blocks = [TransformerBlock(d_model, num_heads, **block) for _ in range(depth)]
+            self.blocks = nn.ModuleList(blocks)
+            self.readout = nn.Linear(d_model, out_features)
+        self.norm = copy.deepcopy(blocks[0].attention_norm) if blocks[0].norm_placement == "pre" else None
+        self.to(dtype)
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear):
+                scaled = name.endswith(("value", "output")) or "feed_forward" in name
+                initialize(module, initialization, gain=gain if scaled else 1.0, generator=generator)
+                nn.init.zeros_(module.bias)
+        positions = torch.randn(tokens, d_model, generator=generator, dtype=torch.float64) / 2
+        self.positions = nn.Parameter(positions.to(dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, tokens, in_features) -> (batch, out_features), before any softmax."""
+        tokens, in_features, dtype = len(self.positions), self.embedding.in_features, self.positions.dtype
+        if not isinstance(x, Tensor) or x.dtype != dtype:
+            given = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise TypeError(f"inputs must be a tensor of the network's dtype {dtype}, got {given}.")
+        if x.ndim != 3 or tuple(x.shape[1:]) != (tokens, in_features) or len(x) == 0:
+            allowed = f"(batch, {tokens}, {in_features}) with batch >= 1"
+            raise ValueError(f"inputs must have shape {allowed}, got {tuple(x.shape)}.")
+        x = self.embedding(x) + self.positions
+        for block in self.blocks:
+            x = block(x)
+        return self.readout((x if self.norm is None else self.norm(x)).mean(dim=1))
