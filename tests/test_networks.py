@@ -9,16 +9,8 @@ from torch import nn
 
 from utils.data import DTYPES, gaussian_batch, seeded_generator
 from utils.initialization import SCHEMES, initialize
-from utils.networks import (
-    NORMALIZATIONS,
-    Block,
-    DeepMLP,
-    DeepMLP
-from utils.signals import measure,
-    SelfAttention,
-    Transformer,
-    TransformerBlock,
-)
+from utils.networks import NORMALIZATIONS, Block, DeepMLP, SelfAttention, Transformer, TransformerBlock
+from utils.signals import measure
 from utils.theory import ACTIVATIONS
 
 
