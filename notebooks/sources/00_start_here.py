@@ -605,11 +605,11 @@ for name, rate in (("healthy", 0.0001), ("healthy", 0.1), ("vanishing", 0.1)):
 # | [02 Sigmoid saturation](02_sigmoid_saturation.ipynb) | Why did deep sigmoid networks not train for twenty years? |
 # | [03 ReLU and variants](03_relu_and_variants.ipynb) | Is a derivative of 1 enough? |
 # | [04 Initialization](04_initialization.ipynb) | How large should a random weight be, exactly? |
-# | 05 Batch norm | Can normalization prevent vanishing, and what does it cost? |
-# | 06 Residual connections | Why does adding the input back make 1000 layers trainable? |
-# | 07 Gradient clipping | What does one do about a cliff? |
-# | 08 Transformers | Where do gradients vanish in self-attention? |
-# | 09 Optimizers and depth | Is deeper better, and can a better optimizer save a sick network? |
+# | [05 Batch norm](05_batch_norm.ipynb) | Can normalization prevent vanishing, and what does it cost? |
+# | [06 Residual connections](06_residual_connections.ipynb) | Why does adding the input back make 1000 layers trainable? |
+# | [07 Gradient clipping](07_gradient_clipping.ipynb) | What does one do about a cliff? |
+# | [08 Transformers](08_transformers.ipynb) | Where do gradients vanish in self-attention? |
+# | [09 Optimizers and depth](09_optimizers_and_depth.ipynb) | Is deeper better, and can a better optimizer save a sick network? |
 # | 10 Gradient clinic | Here is a network that does not train. What is wrong with it? |
 #
 # Each cure in these lessons moves some panels of the dashboard and leaves the others as they are. To know which is to

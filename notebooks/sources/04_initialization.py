@@ -802,4 +802,4 @@ for (name, depth), run in results.items():
 # - Hanin, Nica (2020), *Products of many large random matrices and gradients in deep neural networks*, Communications in
 #   Mathematical Physics 376.
 #
-# **Next:** 05 · Batch normalization. Can normalization prevent vanishing, and what does it cost?
+# **Next:** [05 · Batch normalization](05_batch_norm.ipynb). Can normalization prevent vanishing, and what does it cost?

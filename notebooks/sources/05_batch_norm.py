@@ -1253,4 +1253,4 @@ assert np.median(cured) > np.median(stale) + 0.15 and min(cured) > 0.8
 # - Wan, Zhu, Zhang, Sun (2021), *Spherical motion dynamics: learning dynamics of normalized neural network using SGD and
 #   weight decay*, NeurIPS.
 #
-# **Next:** 06 · Residual connections. Why does adding the input back make 1000 layers trainable?
+# **Next:** [06 · Residual connections](06_residual_connections.ipynb). Why does adding the input back make 1000 layers trainable?

@@ -13,8 +13,8 @@
 # - choose between zero-initialized branches, ReZero, pre- and post-activation, know an older cure (auxiliary classifiers),
 #   and train a network of 1000 layers.
 #
-# **Before this:** [04 · Initialization](04_initialization.ipynb) for He's gain and seed bands, and lesson 05 for batch
-# normalization. **Time:** about 110 minutes, of which 45 are reading.
+# **Before this:** [04 · Initialization](04_initialization.ipynb) for He's gain and seed bands, and [05 ·
+# Batch normalization](05_batch_norm.ipynb). **Time:** about 110 minutes, of which 45 are reading.
 #
 # Initialization set the factor per layer to 1 at the start, and normalization held it there. In 2015 this was good for some
 # thirty layers, and not for a hundred. Then somebody added one plus sign.
@@ -922,4 +922,4 @@ assert values[:, -5:].mean() < 1 < 2.2 < losses["plain"][:, -5:].mean()
 # - De, Smith (2020), *Batch normalization biases residual blocks towards the identity function in deep networks*, NeurIPS.
 # - Bachlechner, Majumder, Mao, Cottrell, McAuley (2021), *ReZero is all you need: fast convergence at large depth*, UAI.
 #
-# **Next:** 07 · Gradient clipping. What does one do about a cliff?
+# **Next:** [07 · Gradient clipping](07_gradient_clipping.ipynb). What does one do about a cliff?

@@ -1022,4 +1022,4 @@ assert digit.argmax() < 4 and np.median(after, axis=0)[0, -1] > 0.9 > np.median(
 #   perspectives and the role of rank collapse*, NeurIPS.
 # - Dehghani et al. (2023), *Scaling vision Transformers to 22 billion parameters*, ICML (QK-norm).
 #
-# **Next:** 09 · Optimizers and depth. Is deeper better, and can a better optimizer save a sick network?
+# **Next:** [09 · Optimizers and depth](09_optimizers_and_depth.ipynb). Is deeper better, and can a better optimizer save a sick network?
