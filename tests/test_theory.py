@@ -1226,8 +1226,8 @@ def test_no_gradient_of_a_recurrent_network_passes_the_bound(activation, slope):
 
 
 def test_powers_of_gaussian_matrices_stretch_as_theory_says():
-    # Width 256, 8 seeds. Eigenvalues wander by about 1 / sqrt(width) = 6 %, to the power k; the largest stretch
-    # of a power has a finite-width deficit besides, 12 % at k = 5 and growing.
+    # Width 256, 8 seeds. Eigenvalues wander by about 1 / sqrt(width) = 6 %, to the power k; the largest
+    # stretch of a power has a finite-width deficit besides, 12 % at k = 5 and growing.
     width, radius = 256, 0.9
     for k, room in ((1, 0.04), (2, 0.07), (5, 0.2), (10, 0.35)):
         typical, largest = [], []

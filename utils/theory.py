@@ -730,8 +730,8 @@ def gaussian_power_norms(steps: ArrayLike, spectral_radius: float) -> tuple[Valu
 
     W has independent entries of variance spectral_radius**2 / width. A random vector is stretched by
     spectral_radius**k, the one that is stretched most by sqrt((k + 1)**(k + 1) / k**k) times as much: at
-    k = 1 that is the largest singular value, 2 * spectral_radius. For a width much larger than k (Larsen 2002, on
-    powers of R-diagonal elements). Returns inf where float64 overflows.
+    k = 1 that is the largest singular value, 2 * spectral_radius. For a width much larger than k
+    (Larsen 2002, on powers of R-diagonal elements). Returns inf where float64 overflows.
     Raises TypeError or ValueError when an argument is negative or not finite.
     """
     k = _numbers("steps", steps, low=0.0)
