@@ -713,8 +713,8 @@ def recurrence() -> Explorer:
     """Lesson 07: what comes back through time, and what clipping makes of it.
 
     spectral radius x sequence length x threshold. h' = tanh(W h + x / 10), width 32, in float64; W, 8
-    sequences and their targets are drawn once; the loss is half the squared distance of the last state from the
-    target, the mean over the sequences. Pascanu, Mikolov, Bengio 2013.
+    sequences and their targets are drawn once; the loss is half the squared distance of the last state from
+    the target, the mean over the sequences. Pascanu, Mikolov, Bengio 2013.
     """
     width, batch, longest = 32, 8, 60
     figure = _figure(1, 2, height=4.4)
@@ -761,8 +761,8 @@ def recurrence() -> Explorer:
         plots.snap(parts, (1e-8, 1e4), (1e-20, 1e8), (1e-40, 1e20))
         said = (
             f"Spectral radius {radius:.3g}, largest singular value {radius * largest:.3g}: over {length} "
-            f"steps the gradient by the state is multiplied by {norms[-1] / norms[0]:.2g} (bound {bound[-1]:.2g}). "
-            f"The gradient by W has norm {total:.2g}, "
+            f"steps the gradient by the state is multiplied by {norms[-1] / norms[0]:.2g} "
+            f"(bound {bound[-1]:.2g}). The gradient by W has norm {total:.2g}, "
         )
         if factor == 1:
             said += f"below the threshold {threshold:g}: nothing is clipped. "
