@@ -1318,3 +1318,13 @@ def test_bad_input_of_recurrence_gets_one_sentence(function, arguments, error, s
     with pytest.raises(error) as caught:
         function(*arguments)
     assert str(caught.value).startswith(sentence)
+
+
+def test_figures_of_lesson_07_that_no_cell_prints():
+    assert prints_as(theory.cell_path(200, 0.0) * 1e61, "6")
+    assert prints_as(theory.cell_path(200, 1.0) * 1e28, "6")
+    assert prints_as(theory.cell_path(200, 5.0), "0.26")
+    assert theory.cell_path(1000, math.log(1000)) == pytest.approx(1 / math.e, rel=1e-3)
+    assert prints_as(
+        theory.recurrent_gradient_bound(39, 1.5) / 30 / 1e5, "2"
+    )  # "hundreds of thousands of times"

@@ -26,7 +26,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from utils import data, explorers, networks, plots, session, signals, theory
+from utils import data, explorers, networks, pictures, plots, session, signals, theory
 from utils.training import sweep, train
 
 session.start(seed=0)
@@ -117,7 +117,7 @@ for ax in axes:
 
 # %% [markdown]
 # **What you should see.** Two gentle slopes, and between them a wall. On the slopes the gradient is about 0.3. On the
-# wall it is larger by orders of magnitude, over a width that the grid of the plot hardly resolves.
+# wall it is larger by orders of magnitude, on a strip so narrow that the grid of the plot may miss its top.
 #
 # **Why.** The map $h \mapsto w\sigma(h) + b$ has two stable resting points, a low one and a high one, and an *unstable*
 # one between them, like the ridge between two valleys. If $h_0 = 0.5$ lies below the ridge, all 50 steps run down to the
@@ -142,7 +142,16 @@ for w in (4.5, 5.0, 6.0):
     assert np.allclose(measured, law, rtol=1e-6)
 
 # %% [markdown]
-# At $w = 5$ every step multiplies by 1.18 and 50 of them give a gradient of several hundred; at $w = 6$, of a million.
+# After 50 steps:
+
+# %%
+for w in (5.0, 6.0):
+    loss, gradient = cliff_gradient(w, 0.5 - w * a)
+    print(f"w = {w:.0f}: λ = {w * a * (1 - a):.3g}, gradient on the cliff {gradient.norm():.2g}")
+assert gradient.norm() > 1e6
+
+# %% [markdown]
+# A gradient of 780 at $w = 5$, and of three million at $w = 6$, where a few steps to the side it is 0.3.
 #
 # ### Falling off
 #
@@ -191,10 +200,12 @@ for ax, (name, path) in zip(axes, paths.items(), strict=True):
     ax.imshow(height, origin="lower", extent=(3.8, 6.2, -3, 0), aspect="auto", cmap="cividis")
     ax.plot(*path.T, "o-", color="white", markeredgecolor="black", markersize=5, linewidth=1, label=f"_{name}")
     ax.set(title=name, xlabel="w", ylabel="b" if name == "free" else "", xlim=(3.8, 6.2), ylim=(-3, 0))
+    end = f"w = {path[-1, 0]:.2g}, b = {path[-1, 1]:.1g}"
+    pictures.describe(ax, f"{name}: loss over w and b, a wall from upper left to lower right; the path ends at {end}.")
 
 # %% [markdown]
 # **What you should see.** Both walk to the wall. The free one takes one step *on* it, where the gradient points straight
-# away from the wall and is several times larger than anywhere else, and is thrown onto the plain, where the slope is
+# away from the wall and is ten times larger than on the slopes, and is thrown onto the plain, where the slope is
 # almost 0: it will not come back. Nothing was divided by zero, and there is no `NaN`; one step has undone all the others.
 # The clipped one bounces off by at most 0.5 · 0.5 = 0.25, and works its way along the wall to where the wall ends (below
 # $w = 4.26$, where $\lambda < 1$) and the valley is smooth.
@@ -595,9 +606,9 @@ axes[0].set_ylabel("gradient by the input");
 # %% [markdown]
 # **What you should see.** Alone, the cell path is what the law says. With all paths it falls more slowly, for a step
 # along $h$ adds $i \cdot o \cdot U_g$, about $\tfrac14$ times a rotation: at most $0.5 + 0.25 = 0.75$ per step, and
-# $0.98$ with forget bias 1. (Figures like "$0.5^T$" are about the cell path, not about all of the gradient.) After 39
-# steps that is the difference between a millionth and a tenth. A GRU keeps $z_t$ of its state, and starts at $z =
-# \tfrac12$ as well.
+# $0.98$ with forget bias 1. (Figures like "$0.5^T$" are about the cell path, not about all of the gradient.) Over
+# 39 steps 0.72 leaves a few millionths, and 0.93 some per cent. A GRU keeps the share $z_t$ of its state, and starts with
+# a half, too.
 
 # %% [markdown]
 # ## 8 · Who remembers?
@@ -670,7 +681,11 @@ ax.set(ylabel="share of seeds that recall", ylim=(-0.05, 1.05), xticks=lengths);
 def penalized(l1, l2, seed):
     model = networks.RecurrentNetwork("rnn", 8, gain=2.0, seed=seed, **sizes)
     u = model.cell.from_state.weight
-    loss_fn = lambda z, y: F.cross_entropy(z, y) + l1 * u.abs().sum() + l2 / 2 * u.square().sum()  # noqa: E731
+
+
+    def loss_fn(z, y):
+        return F.cross_entropy(z, y) + l1 * u.abs().sum() + l2 / 2 * u.square().sum()
+
     settings = {"learning_rate": 0.05, "epochs": 2, "batch_size": 16, "seed": seed, "progress": False}
     history = train(model, task, loss_fn=loss_fn, record_gradients=True, **settings)
     radius = torch.linalg.eigvals(u.detach()).abs().max().item()
@@ -702,12 +717,20 @@ assert radii["L2, λ = 0.1"] < radii["no penalty"] - 0.3
 
 
 # %%
+def round_gradient(module, inputs, state):
+    state.register_hook(lambda gradient: gradient.half().double())
+
+
+# %% [markdown]
+# What arrives at the first step of a sequence of 40, backward in this arithmetic:
+
+
+# %%
 def early_gradient(scale, rounded=True):
     """Norm of the loss's gradient by the first input, backward in float16 with loss scaling."""
     model = recurrent(gain=0.6)(0)
     if rounded:
-        rounds = lambda g: g.half().double()  # noqa: E731
-        model.cell.register_forward_hook(lambda module, inputs, state: state.register_hook(rounds) and None)
+        model.cell.register_forward_hook(round_gradient)
     x = long.train_inputs[:64].clone().requires_grad_()
     (gradient,) = torch.autograd.grad(scale * F.cross_entropy(model(x), long.train_targets[:64]), x)
     return gradient[:, 0].norm().item() / scale
