@@ -684,8 +684,8 @@ assert all(abs(at_40[f"{name}, clipped"] - at_40[name]) < 0.35 for name in ("RNN
 # vanished, and Adam divides by the size of the gradient anyway. (Section 5 had plain SGD, where clipping is worth much.)
 #
 # Two results are not in the textbooks' summary. First, the winner is the *plain* cell, if it starts as a rotation. What
-# LSTMs cured was a factor per step; a good start can cure it, too, on a task as simple as this. Over hundreds of steps,
-# and for tasks that must also *overwrite* their memory, gates win. Second, the network with gain 0.6 had the smallest
+# LSTMs cured was a factor per step; a good start can cure it, too, on a task as simple as this: nothing must ever be
+# *overwritten*, which is what gates are for. Second, the network with gain 0.6 had the smallest
 # share of all, 1e-9, and yet half of its seeds succeed. A share at the start says what the first steps of training can
 # see, and not where they lead:
 
@@ -699,10 +699,10 @@ for seed in range(4):
     assert (radius > 1) == (recalled > 0.9)
 
 # %% [markdown]
-# Adam divides by the size of the gradient, so even a gradient that knows nothing about the answer moves the weights. In some
-# seeds it happens to carry the matrix to a spectral radius above 1; there the first step comes into sight, and exactly those
-# seeds succeed. The others stay below 1, and guess. Why an LSTM does not find such a way in the same time, this
-# experiment does not say.
+# Adam divides by the size of the gradient, so even a gradient that knows nothing about the answer moves the weights. In
+# some seeds it happens to carry the matrix to a spectral radius above 1; there the first step comes into sight, and
+# exactly those seeds succeed. The others stay below 1, and guess. Why an LSTM does not find such a way in the same time,
+# this experiment does not say.
 
 # %% [markdown]
 # ## 9 · L1 and L2: a mild cure
@@ -893,7 +893,7 @@ ax = plots.curve(np.arange(1, 61), history, kind="line", xlabel="step", ylabel="
 # - You computed the height of a cliff, exponential in the number of steps, and saw one step on it undo all others, and a
 #   clipped step not.
 # - You clipped by value, by norm and by global norm: only the last keeps the direction of the whole gradient; by value it
-#   turns by up to 37 degrees for Gaussian entries, and further for real ones.
+#   turns by up to 37 degrees for Gaussian entries, and a little further for real ones.
 # - You saw a gradient vanish although $\sigma_{\max} = 1.8$: the bound proves that gradients vanish, and never that they
 #   explode.
 # - You chose a threshold from the quantiles of the logged norms, saw that it makes larger rates usable, and recognized
