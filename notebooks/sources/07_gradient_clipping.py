@@ -111,7 +111,8 @@ b = np.linspace(-3, -2.2, 401)
 loss, gradient = cliff_gradient(np.full_like(b, 5.0), b)
 axes = plt.subplots(1, 2)[1]
 plots.curve(b, loss, kind="line", xlabel="b", ylabel="loss", ax=axes[0])
-plots.curve(b, gradient.norm(dim=0), kind="line", xlabel="b", ylabel="norm of the gradient", log_y=True, ax=axes[1])
+plots.curve(b, gradient.norm(dim=0), kind="line", xlabel="b", log_y=True, ax=axes[1])
+axes[1].set_ylabel("norm of the gradient")
 for ax in axes:
     plots.guide(ax, 0.5 - 5 * torch.sigmoid(torch.tensor(0.5)).item(), "the cliff", vertical=True)
 
@@ -198,10 +199,10 @@ height = cliff_gradient(w, b)[0].numpy()
 axes = plt.subplots(1, 2, sharey=True)[1]
 for ax, (name, path) in zip(axes, paths.items(), strict=True):
     ax.imshow(height, origin="lower", extent=(3.8, 6.2, -3, 0), aspect="auto", cmap="cividis")
-    ax.plot(*path.T, "o-", color="white", markeredgecolor="black", markersize=5, linewidth=1, label=f"_{name}")
+    ax.plot(*path.T, "o-", color="white", markeredgecolor="black", markersize=5, linewidth=1)
     ax.set(title=name, xlabel="w", ylabel="b" if name == "free" else "", xlim=(3.8, 6.2), ylim=(-3, 0))
     end = f"w = {path[-1, 0]:.2g}, b = {path[-1, 1]:.1g}"
-    pictures.describe(ax, f"{name}: loss over w and b, a wall from upper left to lower right; the path ends at {end}.")
+    pictures.describe(ax, f"{name}: a wall from upper left to lower right; the path ends at {end}.")
 
 # %% [markdown]
 # **What you should see.** Both walk to the wall. The free one takes one step *on* it, where the gradient points straight
@@ -238,7 +239,16 @@ assert returned == math.inf and p.grad[0].isnan()
 # answers is right, all steps after it show noise, and the answer is asked for at the end.
 
 # %%
-task = data.delayed_recall(20, classes=2, noise=0.2, n_train=800, n_validation=128, seed=0, dtype=torch.float64)
+def recall(length):
+    settings = {"classes": 2, "noise": 0.2, "n_train": 800, "n_validation": 128, "dtype": torch.float64}
+    return data.delayed_recall(length, seed=0, **settings)
+
+
+# %% [markdown]
+# With 20 steps:
+
+# %%
+task = recall(20)
 sizes = {"in_features": 2, "out_features": 2, "dtype": torch.float64}
 print("inputs (example, step, feature):", tuple(task.train_inputs.shape))
 print("targets of the first eight:", task.train_targets[:8].tolist())
@@ -406,7 +416,8 @@ print("norms logged:", log.size)
 # **Predict.** By what factor is the largest of these norms larger than the median: 3, 30, or 1000?
 
 # %%
-quantiles = {name: np.quantile(log, q) for name, q in (("median", 0.5), ("90 %", 0.9), ("99 %", 0.99), ("largest", 1))}
+names = ("median", "90 %", "99 %", "largest")
+quantiles = dict(zip(names, np.quantile(log, (0.5, 0.9, 0.99, 1)), strict=True))
 print(", ".join(f"{name} {value:.2g}" for name, value in quantiles.items()))
 assert 1.5 < quantiles["90 %"] < 3 and quantiles["median"] < 0.5 and quantiles["largest"] > 100
 
@@ -446,7 +457,8 @@ def success(run):
 print("learning rate  " + "  ".join(f"{rate:>5g}" for rate in rates))
 for threshold, run in runs.items():
     row = "  ".join(f"{share:5.0%}" for share in success(run))
-    print(f"threshold {threshold or 'none':>4} {row}   best loss {np.median(run.loss_by_epoch[run.best, :, -1]):.1g}")
+    best = np.median(run.loss_by_epoch[run.best, :, -1])
+    print(f"threshold {threshold or 'none':>4} {row}   best loss {best:.1g}")
 assert success(runs[0.3]).mean() > success(runs[2.0]).mean() - 0.1 > success(runs[None]).mean() + 0.1
 assert success(runs[0.01])[:2].max() < 0.2
 
@@ -472,7 +484,7 @@ his = runs[0.01]
 row = rates.index(0.1)
 norms = his.total_norms[row]
 print(f"loss after four epochs {np.median(his.loss_by_epoch[row, :, -1]):.2g}; guessing: {math.log(2):.2g}")
-print(f"norm before clipping: median {np.median(norms):.2g}; steps that were clipped: {(norms > 0.01).mean():.0%}")
+print(f"norm before clipping: median {np.median(norms):.2g}; clipped steps: {(norms > 0.01).mean():.0%}")
 assert (norms > 0.01).mean() > 0.98 and np.median(norms) > 0.3
 
 # %% [markdown]
@@ -488,7 +500,8 @@ assert (norms > 0.01).mean() > 0.98 and np.median(norms) > 0.3
 # %%
 moves = {}
 for rate, threshold in ((0.1, 0.01), (0.01, 0.1), (1.0, 0.01)):
-    moves[rate, threshold] = sweep(recurrent(), task, learning_rates=[rate], epochs=4, clip_norm=threshold, **plan)
+    options = {"learning_rates": [rate], "clip_norm": threshold, "epochs": 4, **plan}
+    moves[rate, threshold] = sweep(recurrent(), task, **options)
 
 # %% [markdown]
 # The three losses, medians and ranges of eight seeds:
@@ -497,8 +510,8 @@ for rate, threshold in ((0.1, 0.01), (0.01, 0.1), (1.0, 0.01)):
 ax = plt.subplots()[1]
 for (rate, threshold), run in moves.items():
     loss = run.loss_by_epoch[0]
-    plots.curve(np.arange(1, 5), loss, label=f"rate {rate:g} · threshold {threshold:g}", xlabel="epoch", ax=ax)
-ax.set(ylabel="training loss", xticks=(1, 2, 3, 4), ylim=(0, 0.85))
+    plots.curve(np.arange(1, 5), loss, label=f"rate {rate:g} · threshold {threshold:g}", ax=ax)
+ax.set(xlabel="epoch", ylabel="training loss", xticks=(1, 2, 3, 4), ylim=(0, 0.85))
 same = [run.train_loss for run in moves.values()]
 assert np.abs(same[0] - same[1]).max() < 0.02
 
@@ -517,7 +530,7 @@ assert np.abs(same[0] - same[1]).max() < 0.02
 # comes from 39 steps ago? We take the gradient by the *inputs*, step by step: it sees every path through a cell.
 
 # %%
-long = data.delayed_recall(40, classes=2, noise=0.2, n_train=800, n_validation=128, seed=0, dtype=torch.float64)
+long = recall(40)
 
 
 def by_step(model, batch=128):
@@ -602,7 +615,8 @@ for ax, gain in zip(axes, (0.0, 1.0), strict=True):
         plots.curve(back, shares, label=f"forget bias {forget_bias:.0f}", log_y=True, ax=ax)
         law = theory.cell_path(back, forget_bias)
         plots.curve(back, law, kind="theory", label="product of f", ax=ax)
-        print(f"gain {gain:.0f}, forget bias {forget_bias:.0f}: {np.median(shares[:, 0]) ** (1 / 39):.2g} per step")
+        per_step = np.median(shares[:, 0]) ** (1 / 39)
+        print(f"gain {gain:.0f}, forget bias {forget_bias:.0f}: {per_step:.2g} per step")
     ax.set(title="cell path alone" if gain == 0 else "all paths", xlabel="steps back in time")
 axes[0].set_ylabel("gradient by the input");
 
@@ -641,15 +655,7 @@ grid, lengths, table = (0.003, 0.01, 0.03), (10, 20, 40), {}
 
 
 # %% [markdown]
-# The largest piece of training in this lesson: 630 networks.
-
-# %%
-def recall(length):
-    settings = {"classes": 2, "noise": 0.2, "n_train": 800, "n_validation": 128, "dtype": torch.float64}
-    return data.delayed_recall(length, seed=0, **settings)
-
-# %% [markdown]
-# Seven networks at three lengths:
+# Seven networks at three lengths, the largest piece of training in this lesson (630 networks):
 
 # %%
 for length in lengths:
@@ -792,7 +798,8 @@ ax.set(xlabel="loss scale S", ylabel="gradient by the first input", ylim=(true /
 
 # %%
 good = scales[np.abs(np.nan_to_num(found, posinf=0) / true - 1) < 0.05]
-print(f"S = 1: {found[0]:.0f}, exactly. Within 5 %: from 2^{math.log2(good[0]):.0f} to 2^{math.log2(good[-1]):.0f}")
+low, high = math.log2(good[0]), math.log2(good[-1])
+print(f"S = 1: {found[0]:.0f}, exactly. Within 5 %: from 2^{low:.0f} to 2^{high:.0f}")
 print(f"S = 2^40: {found[-1]}")
 assert good.size > 1 and found[0] == 0 and not np.isfinite(found[-1])
 
