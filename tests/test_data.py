@@ -17,6 +17,7 @@ from utils.data import (
     check_flag,
     check_integer,
     check_number,
+    delayed_recall,
     digits,
     gaussian_batch,
     seeded_generator,
@@ -233,3 +234,50 @@ def test_numbers_of_numpy_are_numbers():
     assert check_integer("n", np.int64(3), at_least=1) == 3
     assert check_number("x", np.float32(0.5)) == 0.5
     assert torch.equal(gaussian_batch(np.int64(2), 2, seed=np.int64(1)), gaussian_batch(2, 2, seed=1))
+
+
+# Delayed recall
+
+
+def test_delayed_recall_shows_the_target_at_the_first_step_and_noise_afterwards():
+    found = delayed_recall(6, classes=3, noise=0.0, n_train=50, n_validation=20, dtype=torch.float64)
+    assert found.train_inputs.shape == (50, 6, 3)
+    assert found.validation_inputs.shape == (20, 6, 3)
+    assert torch.equal(found.train_inputs[:, 0].argmax(dim=1), found.train_targets)
+    assert found.train_inputs.sum() == 50  # a single 1 each, at the first step
+    assert not found.train_inputs[:, 1:].any()
+    counts = delayed_recall(2, classes=3, n_train=3000).train_targets.bincount()
+    assert (counts - 1000).abs().max() < 5 * (3000 * 2 / 9) ** 0.5  # five standard deviations
+
+
+def test_the_noise_of_delayed_recall_says_nothing_about_the_target():
+    found = delayed_recall(4, classes=2, noise=0.5, n_train=4000)
+    later = found.train_inputs[:, 1:]
+    assert later.std().item() == pytest.approx(0.5, rel=0.02)
+    means = [later[found.train_targets == target].mean().item() for target in (0, 1)]
+    assert np.abs(means).max() < 5 * 0.5 / (2000 * 6) ** 0.5
+
+
+def test_delayed_recall_depends_on_its_seed_and_asks_the_same_at_every_length():
+    short, again, long, other = (delayed_recall(n, seed=s) for n, s in ((3, 0), (3, 0), (9, 0), (3, 1)))
+    assert torch.equal(short.train_inputs, again.train_inputs)
+    assert torch.equal(short.train_targets, long.train_targets)
+    assert not torch.equal(short.train_targets, other.train_targets)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "sentence"),
+    [
+        ({"length": 0}, ValueError, "length must be an integer of at least 1, got 0."),
+        ({"classes": 1}, ValueError, "classes must be an integer of at least 2, got 1."),
+        ({"noise": -1}, ValueError, "noise must be a finite number of at least 0, got -1."),
+        ({"n_train": 0}, ValueError, "n_train must be an integer of at least 1, got 0."),
+        ({"n_validation": 0}, ValueError, "n_validation must be an integer of at least 1, got 0."),
+        ({"seed": -1}, ValueError, "seed must be an integer from 0 to 2**32 - 1, got -1."),
+        ({"dtype": int}, ValueError, f"dtype must be one of {DTYPE_NAMES}; got <class 'int'>."),
+    ],
+)
+def test_a_bad_argument_of_delayed_recall_gets_one_sentence(arguments, error, sentence):
+    with pytest.raises(error) as caught:
+        delayed_recall(**({"length": 3} | arguments))
+    assert str(caught.value) == sentence

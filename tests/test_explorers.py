@@ -175,6 +175,7 @@ def dashboard() -> explorers.Explorer:
         explorers.normalized_network,
         explorers.residual_stream,
         explorers.transformer_depth,
+        explorers.recurrence,
     ],
 )
 @pytest.mark.filterwarnings("error")
@@ -458,3 +459,32 @@ def test_transformer_depth_measures_the_gradients_of_that_network():
 def test_transformer_depth_says_when_all_tokens_are_the_same():
     sentence = explorers.transformer_depth().set(depth=12, skip=False).sentence
     assert "without skips" in sentence and sentence.endswith("hands on nothing but rounding.")
+
+
+@pytest.mark.parametrize(("radius", "length", "threshold"), [(0.6, 30, 0.5), (1.2, 40, 1), (2.0, 12, 10)])
+def test_recurrence_measures_what_autograd_finds(radius, length, threshold):
+    """The network of the explorer written out, with autograd instead of its own backward pass."""
+    explorer = explorers.recurrence().set(radius=radius, length=length, threshold=threshold)
+    weight = data.gaussian_batch(32, 32, seed=0)
+    weight = radius * weight / torch.linalg.eigvals(weight).abs().max()
+    uses = [weight.clone().requires_grad_() for _ in range(length)]  # one copy for each step
+    states = [torch.zeros(8, 32, dtype=torch.float64, requires_grad=True)]
+    inputs = data.gaussian_batch(60 * 8, 32, seed=1).reshape(60, 8, 32)[60 - length :] / 10
+    for use, x in zip(uses, inputs, strict=True):
+        states.append(torch.tanh(states[-1] @ use.T + x))
+    loss = (states[-1] - data.gaussian_batch(8, 32, seed=2)).square().sum() / 16
+    gradients = torch.autograd.grad(loss, [*states, *uses])
+    by_state = np.array([g.norm().item() for g in gradients[length::-1]])
+    by_use = np.array([g.norm().item() for g in gradients[:length:-1]])
+    total = sum(gradients[length + 1 :]).norm().item()
+    state, parts = explorer._figure.axes
+    np.testing.assert_allclose(state.lines[0].get_ydata(), by_state / by_state[0], rtol=1e-6)
+    drawn, clipped = (
+        line.get_ydata()[:-1] for line in parts.lines[:2]
+    )  # the first state is 0, so is its part
+    np.testing.assert_allclose(drawn, by_use[:-1], rtol=1e-6)
+    np.testing.assert_allclose(clipped, by_use[:-1] * min(1, threshold / total), rtol=1e-6)
+    assert f"has norm {total:.2g}, {'above' if total > threshold else 'below'}" in explorer.sentence
+    largest = torch.linalg.matrix_norm(weight, 2).item()
+    assert (state.lines[0].get_ydata() <= state.lines[1].get_ydata() * (1 + 1e-9)).all()
+    assert f"(bound {largest**length:.2g})" in explorer.sentence

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
 from torch.utils.checkpoint import checkpoint
 
 from utils.data import gaussian_batch
-from utils.networks import Block, DeepMLP, Transformer, TransformerBlock
+from utils.networks import Block, DeepMLP, RecurrentNetwork, Transformer, TransformerBlock
 from utils.signals import (
     FORMATS,
     LayerSignals,
@@ -1402,3 +1402,43 @@ def test_any_encoder_of_torch_is_measured_as_it_comes(norm_first, batch_first, a
 def mean_square_of_half(outputs):
     """Of half of the features: of all, a normalized output has a mean square of 1, whatever it is."""
     return outputs[..., :4].square().mean()
+
+
+# Recurrent networks
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+def test_a_cell_that_is_called_once_for_each_step_is_measured_once_for_each_step(cell):
+    """The gradient by the state after each step, against autograd on the same steps written out."""
+    model = RecurrentNetwork(cell, 5, in_features=3, out_features=2, seed=0, dtype=torch.float64)
+    inputs = torch.randn(4, 6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = measure(model, inputs, loss_fn=lambda outputs: outputs.square().mean(), layers="cell")
+    assert [layer.name for layer in found.layers] == ["cell", *(f"cell#{k}" for k in range(2, 7))]
+    state, outputs = model.cell.start(4), []
+    for x in inputs.unbind(dim=1):
+        state = model.cell(x, state)
+        outputs.append(state[0] if cell == "lstm" else state)
+    loss = model.readout(outputs[-1]).square().mean()
+    gradients = torch.autograd.grad(loss, outputs)
+    norms = [gradient.norm().item() for gradient in gradients]
+    np.testing.assert_allclose(found.series("activation_gradient_norm"), norms, rtol=1e-9)
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.GRU])
+def test_a_recurrent_network_of_torch_is_measured_as_it_comes(kind):
+    class Reader(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.recurrent = kind(3, 5, batch_first=True, dtype=torch.float64)
+            self.readout = nn.Linear(5, 2, dtype=torch.float64)
+
+        def forward(self, x):
+            return self.readout(self.recurrent(x)[0][:, -1])
+
+    torch.manual_seed(0)
+    model, inputs = Reader(), torch.randn(4, 6, 3, dtype=torch.float64)
+    found = measure(model, inputs, loss_fn=lambda outputs: outputs.square().mean())
+    assert [layer.kind for layer in found.layers] == [kind.__name__, "Linear"]
+    model(inputs).square().mean().backward()
+    norms = [p.grad.norm().item() for p in model.recurrent.parameters() if p.ndim > 1]
+    assert found.layers[0].weight_gradient_norm == pytest.approx(np.linalg.norm(norms))

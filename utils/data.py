@@ -80,6 +80,38 @@ def gaussian_batch(batch: int, width: int, seed: int, dtype: torch.dtype = torch
     return torch.randn(batch, width, generator=seeded_generator(seed), dtype=torch.float64).to(dtype)
 
 
+def delayed_recall(
+    length: int,
+    *,
+    classes: int = 4,
+    noise: float = 0.3,
+    n_train: int = 1024,
+    n_validation: int = 512,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> Split:
+    """Sequences whose first step says what to answer after the last: everything between is noise.
+
+    Inputs (n, length, classes): Gaussian noise of standard deviation `noise`, and at the first step also a 1
+    in the column of the target. Targets (n,): integers from 0 to `classes` - 1, all equally likely. One seed
+    gives the same targets for every length. Raises `TypeError` or `ValueError` for arguments out of range.
+    After Hochreiter and Schmidhuber 1997 (latching).
+    """
+    check_integer("length", length, at_least=1)
+    check_integer("classes", classes, at_least=2)
+    check_number("noise", noise, at_least=0)
+    check_integer("n_train", n_train, at_least=1)
+    check_integer("n_validation", n_validation, at_least=1)
+    check_choice("dtype", dtype, DTYPES)
+    generator = seeded_generator(seed)
+    n = n_train + n_validation
+    targets = torch.randint(classes, (n,), generator=generator)
+    inputs = noise * torch.randn(n, length, classes, generator=generator, dtype=torch.float64)
+    inputs[torch.arange(n), 0, targets] += 1
+    inputs = inputs.to(dtype)
+    return Split(inputs[:n_train], targets[:n_train], inputs[n_train:], targets[n_train:])
+
+
 def seeded_generator(seed: int) -> torch.Generator:
     """A random generator of its own, so that no draw reads or moves torch's global random state."""
     return torch.Generator().manual_seed(check_seed(seed))

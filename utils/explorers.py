@@ -943,3 +943,79 @@ def _tanh_tables() -> tuple[Callable[[float], float], Callable[[float, np.ndarra
         return second_moment(q) * (surface.ev(np.log(q), np.arccos(c)) if q > 1e-3 else c)
 
     return second_moment, product
+
+
+def recurrence() -> Explorer:
+    """Lesson 07: what comes back through time, and what clipping makes of it.
+
+    spectral radius x sequence length x threshold. h' = tanh(W h + x / 10), width 32, in float64; W, 8
+    sequences and their targets are drawn once; the loss is half the squared distance of the last state from
+    the target, the mean over the sequences. Pascanu, Mikolov, Bengio 2013.
+    """
+    width, batch, longest = 32, 8, 60
+    figure = _figure(1, 2, height=4.4)
+    weight = data.gaussian_batch(width, width, seed=0)
+    weight = weight / torch.linalg.eigvals(weight).abs().max()
+    largest = torch.linalg.matrix_norm(weight, 2).item()
+    inputs = data.gaussian_batch(longest * batch, width, seed=1).reshape(longest, batch, width) / 10
+    target = data.gaussian_batch(batch, width, seed=2)
+
+    @torch.no_grad()
+    def backward(radius: float, length: int) -> tuple[np.ndarray, np.ndarray, float, float]:
+        """Norms by steps back: of the gradient by the state, and of each step's part of the gradient by W."""
+        recurrent = radius * weight
+        states = [torch.zeros(batch, width, dtype=torch.float64)]
+        for x in inputs[longest - length :].unbind():
+            states.append(torch.tanh(states[-1] @ recurrent.T + x))
+        gradient = (states[-1] - target) / batch
+        norms, parts = [gradient.norm().item()], []
+        for after, before in zip(states[:0:-1], states[-2::-1], strict=True):
+            delta = gradient * (1 - after.square())
+            parts.append(delta.T @ before)
+            gradient = delta @ recurrent
+            norms.append(gradient.norm().item())
+        stack = torch.stack(parts)
+        early = stack[(length + 1) // 2 :].sum(0).norm() / stack.sum(0).norm()
+        sizes = stack.flatten(1).norm(dim=1).numpy()
+        return np.array(norms), sizes, stack.sum(0).norm().item(), early.item()
+
+    def draw(axes: list[Axes], radius: float, length: int, threshold: float) -> str:
+        state, parts = axes
+        norms, sizes, total, early = backward(radius, length)
+        back = np.arange(length + 1)
+        bound = theory.recurrent_gradient_bound(back, radius * largest)
+        factor = min(1.0, threshold / total)
+        plots.curve(back, norms / norms[0], label="measured", log_y=True, ax=state)
+        plots.curve(back, bound, kind="theory", label="bound", ax=state)
+        plots.guide(state, 1, "")
+        state.set(xlabel="steps back in time", ylabel="gradient by the state", xlim=(-1, longest + 1))
+        plots.snap(state, (1e-8, 1e8), (1e-20, 1e20), (1e-40, 1e40))
+        plots.curve(back[:-1], sizes, label="as it is", log_y=True, ax=parts)
+        plots.curve(back[:-1], sizes * factor, label="clipped", ax=parts)
+        plots.guide(parts, threshold, "threshold")
+        parts.set(xlabel="steps back in time", ylabel="part of the gradient by W", xlim=(-1, longest + 1))
+        plots.snap(parts, (1e-8, 1e4), (1e-20, 1e8), (1e-40, 1e20))
+        said = (
+            f"Spectral radius {radius:.3g}, largest singular value {radius * largest:.3g}: over {length} "
+            f"steps the gradient by the state is multiplied by {norms[-1] / norms[0]:.2g} "
+            f"(bound {bound[-1]:.2g}). The gradient by W has norm {total:.2g}, "
+        )
+        if factor == 1:
+            said += f"below the threshold {threshold:g}: nothing is clipped. "
+        else:
+            said += f"above the threshold {threshold:g}: all of it is multiplied by {factor:.2g}. "
+        return f"{said}The part of the first half is {early:.1g} times as long as the whole, clipped or not."
+
+    controls = {
+        "radius": Slider("spectral radius", np.round(np.arange(0.3, 2.01, 0.05), 2).tolist(), 1.2),
+        "length": Slider("sequence length", range(4, longest + 1), 40, "steps"),
+        "threshold": Slider("threshold", [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10], 1),
+    }
+    tries = (
+        "Set the spectral radius to 0.8. The bound explodes: does the gradient?",
+        "Find the smallest spectral radius at which the gradient by the state grows over 40 steps.",
+        "At a spectral radius of 0.6 and 60 steps, lower the threshold. Does the first half of the sequence "
+        "get a larger part?",
+        "Raise the spectral radius to 2. Compare the gradient with its bound: what keeps it small?",
+    )
+    return Explorer(controls, figure, draw, tries, legend="upper right")

@@ -38,6 +38,8 @@ class History:
                          gradient; None unless asked for
     stopped              None, or the sentence that says why training ended early; an epoch that it cut short
                          is in the arrays of the steps and not in those of the epochs
+    total_norms          (steps,): norm of the gradient by all trainable parameters as one vector, before
+                         clipping; None unless gradients are recorded or clipped
     """
 
     train_loss: np.ndarray
@@ -47,6 +49,7 @@ class History:
     layer_names: tuple[str, ...]
     gradient_norms: np.ndarray | None
     stopped: str | None
+    total_norms: np.ndarray | None = None
 
     @property
     def steps(self) -> np.ndarray:
@@ -70,6 +73,7 @@ def train(
     batch_size: int = 64,
     seed: int = 0,
     record_gradients: bool = False,
+    clip_norm: float | None = None,
     progress: bool = True,
     warmup_steps: int = 0,
 ) -> History:
@@ -84,6 +88,8 @@ def train(
                    left out, because batch normalization cannot train on it
     seed           decides the shuffling, and the model's own draws such as dropout; torch's global random
                    state is left as it was
+    clip_norm      before each update, gradients whose norm over all parameters together is larger are scaled
+                   down to it (Pascanu, Mikolov, Bengio 2013); None does not clip
     progress       whether to show a progress bar; without one, many short trainings leave no trace in a cell
     warmup_steps   over so many steps the learning rate rises to its value in equal parts: step t of the first
                    warmup_steps takes t / warmup_steps of it (Vaswani et al. 2017)
@@ -106,18 +112,21 @@ def train(
     check_integer("epochs", epochs, at_least=1)
     check_integer("batch_size", batch_size, at_least=1)
     check_flag("record_gradients", record_gradients)
+    _check_clip_norm(clip_norm)
     check_flag("progress", progress)
     check_integer("warmup_steps", warmup_steps, at_least=0)
     shuffling = seeded_generator(seed)
     optimizer = _optimizer(model, optimizer, learning_rate)
     warm_up = _WarmUp(optimizer, warmup_steps)
     weights = {name: p for name, p in model.named_parameters() if p.requires_grad and p.ndim >= 2}
+    trainable = [p for p in model.parameters() if p.requires_grad]
     n_train = len(data.train_inputs)
     starts = range(0, n_train, batch_size)
     if n_train > 1 and n_train % batch_size == 1:
         starts = starts[:-1]  # no step for one example
 
     train_loss, gradient_norms, validation, stopped = [], [], [], None
+    total_norms = None if clip_norm is None and not record_gradients else []
     modes = [(module, module.training) for module in model.modules()]
     # The fork gives torch's global random state back afterwards; dropout has no generator of its own.
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
@@ -136,6 +145,8 @@ def train(
                     train_loss.append(loss.item())
                     if record_gradients:
                         gradient_norms.append([_norm(weight.grad) for weight in weights.values()])
+                    if total_norms is not None:
+                        total_norms.append(_clip(trainable, clip_norm))
                     stopped = _divergence(loss.item(), "the loss", step=len(train_loss))
                     if stopped:
                         break
@@ -159,6 +170,7 @@ def train(
         layer_names=tuple(name.removesuffix(".weight") for name in weights),
         gradient_norms=np.array(gradient_norms) if record_gradients else None,
         stopped=stopped,
+        total_norms=None if total_norms is None else np.array(total_norms),
     )
 
 
@@ -174,6 +186,7 @@ class Sweep:
     validation_accuracy  (rates, seeds, epochs + 1), or None
     layer_names          as in `History`
     gradient_norms       (rates, seeds, steps, layers), or None
+    total_norms          (rates, seeds, steps), or None
 
     A run whose loss is NaN or infinite keeps its place: its figures are NaN from there on.
     """
@@ -186,6 +199,7 @@ class Sweep:
     validation_accuracy: np.ndarray | None
     layer_names: tuple[str, ...]
     gradient_norms: np.ndarray | None
+    total_norms: np.ndarray | None = None
 
     @property
     def loss_by_epoch(self) -> np.ndarray:
@@ -212,6 +226,7 @@ def sweep(
     batch_size: int = 64,
     record_gradients: bool = False,
     warmup_steps: int = 0,
+    clip_norm: float | None = None,
 ) -> Sweep:
     """Train `make_model(seed)` at every learning rate and from every seed, all of them side by side.
 
@@ -236,6 +251,7 @@ def sweep(
     check_integer("batch_size", batch_size, at_least=1)
     check_flag("record_gradients", record_gradients)
     check_integer("warmup_steps", warmup_steps, at_least=0)
+    _check_clip_norm(clip_norm)
     shuffling = [seeded_generator(seed) for seed in seeds]
     models = [make_model(seed) for seed in seeds]
     for model in models:
@@ -286,7 +302,7 @@ def sweep(
         right = outputs.argmax(dim=2) == targets
         return loss, right.double().flatten(1).mean(dim=1)
 
-    train_loss, gradient_norms = [], []
+    train_loss, gradient_norms, total_norms = [], [], []
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.default_generator.manual_seed(int(seeds[0]))
         validation = [evaluate()]
@@ -301,7 +317,11 @@ def sweep(
                 _, loss = side_by_side((parameters, buffers), inputs, targets)
                 _check_differentiable(loss)
                 found = torch.autograd.grad(loss.sum(), list(trainable.values()), allow_unused=True)
-                for parts, gradient in zip(views, found, strict=True):
+                applied = found
+                if clip_norm is not None or record_gradients:
+                    applied, total = _clip_each(found, clip_norm)
+                    total_norms.append(total)
+                for parts, gradient in zip(views, applied, strict=True):
                     slices = [None] * len(rates) if gradient is None else gradient.chunk(len(rates))
                     for part, part_gradient in zip(parts, slices, strict=True):
                         part.grad = part_gradient
@@ -328,6 +348,7 @@ def sweep(
         validation_accuracy=None if accuracies[0] is None else by_rate_and_seed(accuracies),
         layer_names=tuple(name.removesuffix(".weight") for name in weights),
         gradient_norms=by_rate_and_seed(gradient_norms) if record_gradients else None,
+        total_norms=by_rate_and_seed(total_norms) if total_norms else None,
     )
 
 
@@ -348,6 +369,32 @@ class _WarmUp:
         self.optimizer.step()
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
+
+
+def _check_clip_norm(clip_norm: float | None) -> None:
+    if clip_norm is not None and check_number("clip_norm", clip_norm, at_least=0) == 0:
+        raise ValueError("clip_norm must be above 0, got 0: no update would be left.")
+
+
+def _clip(parameters: Sequence[nn.Parameter], clip_norm: float | None) -> float:
+    """The norm of all gradients together; with `clip_norm`, they are then scaled down to it where larger."""
+    total = nn.utils.get_total_norm([p.grad.double() for p in parameters if p.grad is not None])
+    if clip_norm is not None:
+        nn.utils.clip_grads_with_norm_(parameters, clip_norm, total)
+    return total.item()
+
+
+def _clip_each(
+    gradients: Sequence[Tensor | None], clip_norm: float | None
+) -> tuple[list[Tensor | None], Tensor]:
+    """`_clip` for stacks of gradients (models, ...): what is left of them, and the norms (models,)."""
+    flat = [gradient.double().flatten(1) for gradient in gradients if gradient is not None]
+    total = torch.linalg.vector_norm(torch.cat(flat, dim=1), dim=1)
+    if clip_norm is None:
+        return list(gradients), total
+    left = (clip_norm / (total + 1e-6)).clamp(max=1)  # as `nn.utils.clip_grad_norm_`
+    scaled = [None if g is None else g * left.to(g).reshape(-1, *[1] * (g.ndim - 1)) for g in gradients]
+    return scaled, total
 
 
 def _norms(gradient: Tensor | None, loss: Tensor) -> Tensor:
