@@ -172,6 +172,7 @@ def dashboard() -> explorers.Explorer:
         explorers.guessing,
         dashboard,
         explorers.phase_diagram,
+        explorers.optimizer_chain,
     ],
 )
 @pytest.mark.filterwarnings("error")
@@ -357,3 +358,37 @@ def test_phase_diagram_knows_the_edge_and_the_axis():
     assert "at the edge of chaos. χ = 1:" in explorer.sentence and "no bound" in explorer.sentence
     explorer.set(sigma_w=0.8)
     assert "the signal itself dies, by e every 2.2 layers: trainable to about 13 layers" in explorer.sentence
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "rmsprop", "adam"])
+def test_optimizer_chain_takes_the_steps_of_torch(optimizer):
+    make = {"sgd": torch.optim.SGD, "rmsprop": torch.optim.RMSprop, "adam": torch.optim.Adam}
+    make["momentum"] = lambda parameters, lr: torch.optim.SGD(parameters, lr=lr, momentum=0.9)
+    weights = torch.nn.Parameter(torch.full((6,), 0.5, dtype=torch.float64))
+    stepper = make[optimizer]([weights], lr=0.01)
+    noise, losses = data.gaussian_batch(400, 50, seed=0), []
+    for step in range(401):
+        loss = (weights.prod() - 1).square() / 2
+        losses.append(loss.item())
+        if step < 400:
+            stepper.zero_grad()
+            loss.backward()
+            weights.grad += 1e-2 * noise[step, :6]
+            stepper.step()
+    explorer = explorers.optimizer_chain().set(optimizer=optimizer, rate=0.01, depth=6, noise=1e-2)
+    drawn = explorer._figure.axes[0].lines[0].get_ydata()
+    np.testing.assert_allclose(drawn, np.maximum(losses, 1e-6), rtol=1e-6)
+    assert (losses[-1] < 0.125) == ("It comes near the target" in explorer.sentence)
+    assert f"{losses[-1]:.2g}" in explorer.sentence or "below 1e-06" in explorer.sentence
+
+
+def test_optimizer_chain_shows_both_floors_of_adam():
+    explorer = explorers.optimizer_chain().set(optimizer="adam", rate=0.03)
+    for depth in (5, 10, 20):
+        assert "It comes near the target at step 1" in explorer.set(depth=depth).sentence
+    assert "It is never near the target" in explorer.set(depth=40).sentence  # 0.5**39 = 1.8e-12, eps 1e-8
+    explorer.set(depth=20, noise=1e-2)
+    assert "It is never near the target" in explorer.sentence
+    # At first |noise| / (|noise| + eps) of the rate, whatever the signal.
+    assert "the first update 0.03 on average" in explorer.sentence
+    assert "It explodes" in explorer.set(optimizer="sgd", noise=0.0, depth=10, rate=100).sentence
