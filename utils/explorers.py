@@ -669,12 +669,13 @@ def optimizer_chain() -> Explorer:
     figure = _figure(1, 2)
 
     @functools.lru_cache(maxsize=64)
+    @np.errstate(over="ignore")  # an explosion may pass 1e308 in its last step
     def trained(optimizer: str, rate: float, depth: int, noise: float) -> tuple[np.ndarray, ...]:
         """Loss (steps + 1,), mean size of gradient and update (steps,); NaN once the loss has passed 1e6."""
         weights, average, square = np.full(depth, start), np.zeros(depth), np.zeros(depth)
         losses, gradients, updates = np.full((3, steps + 1), np.nan)
         for step in range(steps + 1):
-            product = np.clip(weights.prod(), -1e9, 1e9)
+            product = float(np.clip(weights.prod(), -1e9, 1e9))
             losses[step] = (product - 1) ** 2 / 2
             if step == steps or not losses[step] < 1e6:
                 break
