@@ -730,7 +730,7 @@ def optimizer_chain() -> Explorer:
     names = {"SGD": "sgd", "momentum": "momentum", "RMSProp": "rmsprop", "Adam": "adam"}
     controls = {
         "optimizer": Choice("optimizer", names, "sgd"),
-        "rate": Slider("learning rate", rates, 0.03),
+        "rate": Slider("learning rate", rates, 0.1),
         "depth": Slider("depth", range(2, deepest + 1), 10, "layers"),
         "noise": Choice("gradient noise", noises, 0.0),
     }

@@ -18,6 +18,7 @@
 # %%
 import dataclasses
 import math
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -49,9 +50,6 @@ def first_step(optimizer, gradient):
     w.grad = torch.full_like(w, gradient)
     optimizer([w], lr=0.001).step()
     return -w.item()
-
-
-# %%
 for gradient in (1.0, 1e-4, 1e-8, 1e-12):
     sgd, adam_step = (first_step(optimizer, gradient) for optimizer in (torch.optim.SGD, torch.optim.Adam))
     print(f"gradient {gradient:5.0e}: step of SGD {sgd:.2g}, of Adam {adam_step:.2g}")
@@ -116,6 +114,9 @@ def gradients(model, batch):
     F.cross_entropy(model(digits.train_inputs[batch]), digits.train_targets[batch]).backward()
 
 
+# %% [markdown]
+# Our functions take one weight after the other; PyTorch's take all of them.
+
 # %%
 def largest_difference(ours, theirs, lr, steps=100):
     mine, other = (networks.DeepMLP(3, 16, seed=0, dtype=torch.float64) for _ in range(2))
@@ -130,6 +131,9 @@ def largest_difference(ours, theirs, lr, steps=100):
         largest = max(largest, *((a - b).abs().max().item() for a, b in pairs))
     return largest
 
+
+# %% [markdown]
+# The learning rates are ordinary ones; the answer does not depend on them.
 
 # %%
 pairs = {
@@ -153,9 +157,15 @@ for _ in steps:  # a gradient of 1, and no correction
     m, v = 0.9 * m + 0.1, 0.999 * v + 0.001
     sizes.append(m / math.sqrt(v))
 law = [theory.adam_uncorrected_factor(step) for step in steps.tolist()]
-ax = plots.curve(steps, sizes, label="Adam without bias correction", log_x=True)
+
+# %%
+some = np.unique(np.geomspace(1, 2000, 24).astype(int))
+ax = plots.curve(some, np.array(sizes)[some - 1], label="Adam without bias correction", log_x=True)
 plots.curve(steps, law, kind="theory", label="theory", xlabel="step", ylabel="step / learning rate", ax=ax)
 ax.set_ylim(0, 8);
+
+# %% [markdown]
+# In numbers, and beside it PyTorch's RMSProp:
 
 # %%
 first, worst = sizes[0], int(np.argmax(sizes))
@@ -176,8 +186,8 @@ assert worst == 11 and abs(first - 3.16) < 0.01 and abs(sizes[worst] - 6.57) < 0
 # %% [markdown]
 # ## 3 · Where Adam helps: a gradient that is small, and nothing else
 #
-# Ten tanh layers whose weights are too small: $\sigma_w = 0.5$, no biases at the start. By lesson 04 the gradient loses
-# half of its norm in each layer.
+# Ten tanh layers whose weights are too small: $\sigma_w = 0.3$, no biases at the start. By lesson 04 each layer leaves 0.3 of
+# the gradient's norm.
 #
 # **Predict.** Each optimizer at its own best rate from one grid of four decades. Which leave the cost of guessing,
 # 2.303: SGD? Momentum? RMSProp? Adam?
@@ -189,11 +199,22 @@ def tanh_network(depth, sigma_w, width=24):
     return lambda seed: networks.DeepMLP(depth, width, seed=seed, **settings)
 
 
+# %% [markdown]
+# The plan, the same for all networks of sections 3 to 6:
+
 # %%
-grid = (0.001, 0.01, 0.1, 1.0)
+grid = (0.0003, 0.003, 0.03, 0.3, 3.0)
 plan = {"learning_rates": grid, "seeds": range(3), "epochs": 4, "batch_size": 75}
+
+# %% [markdown]
+# And who is compared:
+
+# %%
 names = {"SGD": "sgd", "momentum": "momentum", "RMSProp": "rmsprop", "Adam": "adam"}
-small = tanh_network(10, 0.5)
+small = tanh_network(10, 0.3)
+
+# %% [markdown]
+# Four optimizers, five rates, three seeds:
 
 # %%
 rescued = {name: sweep(small, digits, optimizer=key, **plan) for name, key in names.items()}
@@ -204,9 +225,12 @@ rescued = {name: sweep(small, digits, optimizer=key, **plan) for name, key in na
 # %%
 rescued["momentum, σ_w = 1"] = sweep(tanh_network(10, 1.0), digits, optimizer="momentum", **plan)
 ax = plots.sweeps(rescued, chance=math.log(10), log_y=False)
-ax.set_ylim(0, 3.9)
+ax.set_ylim(0, 4.4)
 ax.get_legend().set_loc("upper right")
 
+
+# %% [markdown]
+# One number for each, which we need again below:
 
 # %%
 def last_loss(run):
@@ -219,11 +243,11 @@ for name, run in rescued.items():
     print(f"{name:>17}: loss {last_loss(run):.2g} at rate {run.learning_rates[run.best]:g}")
 assert last_loss(rescued["SGD"]) > 2.29 and last_loss(rescued["momentum"]) > 2.29
 assert last_loss(rescued["RMSProp"]) < 2 and last_loss(rescued["Adam"]) < 2
-assert last_loss(rescued["momentum, σ_w = 1"]) < 0.5
+assert last_loss(rescued["momentum, σ_w = 1"]) < 0.7
 
 # %% [markdown]
-# **What you should see.** SGD and momentum stay at 2.3 at every rate: the rate that would move the first layer throws the
-# last one's biases about. RMSProp and Adam leave, because they give every weight a step of its own size. So a better optimizer
+# **What you should see.** SGD and momentum stay at 2.3 at every rate: the rate that would move the
+# weights throws the last layer's biases about. RMSProp and Adam leave, because they give every weight a step of its own size. So a better optimizer
 # *can* save a sick network. But compare the last line: the right start costs nothing, and does much more in the same four
 # epochs. **Adam treats the symptom. An initialization removes the cause.**
 
@@ -247,14 +271,20 @@ def gradient_and_step(sigma_w, seed, depth=30):
     return w.grad.abs().median().item(), (w - before).abs().median().item()
 
 
+# %% [markdown]
+# Twenty-seven networks, and the formula of section 1:
+
 # %%
 scales = np.linspace(1, 0.35, 9)
 measured = np.array([gradient_and_step(s, seed) for s in scales for seed in range(3)])
 measured = measured[measured[:, 0].argsort()]
+
+# %%
 size = np.geomspace(1e-18, 1e-2, 100)
 ax = plots.curve(*measured.T, label="layer 1 of 27 networks", log_x=True, log_y=True)
 plots.curve(size, theory.adam_first_step(size), kind="theory", label="theory", ax=ax)
-plots.guide(ax, 1e-8, "ε", vertical=True).set(xlabel="typical gradient", ylabel="step, at lr = 0.001");
+plots.guide(ax, 1e-8, "ε", vertical=True)
+ax.set(xlabel="typical gradient", ylabel="step, at lr = 0.001", ylim=(1e-13, 0.1));
 
 # %% [markdown]
 # The two ends in numbers:
@@ -281,21 +311,28 @@ def loud(outputs, targets):
     return 1e10 * F.cross_entropy(outputs, targets)
 
 
+# %% [markdown]
+# Twice Adam; only the loss is louder the second time (and divided again, to be compared).
+
 # %%
 sicker = tanh_network(20, 0.2)
 floors = {"ε = 1e-8": sweep(sicker, digits, optimizer="adam", **plan)}
 run = sweep(sicker, digits, optimizer="adam", loss_fn=loud, **plan)
 floors["loss · 1e10"] = dataclasses.replace(run, train_loss=run.train_loss / 1e10)
 
+# %% [markdown]
+# All rates, not only the best:
+
 # %%
 for name, run in floors.items():
     for rate, loss in zip(grid, run.loss_by_epoch[:, :, -1], strict=True):
-        print(f"{name:>11}, rate {rate:5.3f}: loss {np.median(loss):.2g} ({min(loss):.2g} to {max(loss):.2g})")
-stuck, freed = (run.loss_by_epoch[1, :, -1] for run in floors.values())  # at 0.01
+        spread = f"({min(loss):.2g} to {max(loss):.2g})"
+        print(f"{name:>11}, rate {rate:g}: loss {np.median(loss):.2g} {spread}")
+stuck, freed = (run.loss_by_epoch[1, :, -1] for run in floors.values())  # at 0.003
 assert (stuck > 2.29).all() and (freed < 2.25).all()
 
 # %% [markdown]
-# **What you should see.** At 0.01, the rate at which Adam works elsewhere, all three seeds stay at 2.3, and all three leave with
+# **What you should see.** At 0.003, the rate at which Adam works elsewhere, all three seeds stay at 2.3, and all three leave with
 # the larger loss. (A larger rate makes up for some of it: below ε the step is lr/ε · g.) In mixed precision one scales the
 # loss for the same reason one floor lower, where the number format gives up.
 #
@@ -326,6 +363,9 @@ def noisy_steps(signal, weights=500, steps=600):
     return -torch.stack(places).diff(dim=0)[steps // 2 - 1 :]
 
 
+# %% [markdown]
+# Mean and spread against $s$, for 500 independent weights:
+
 # %%
 signal = np.geomspace(0.01, 10, 10)
 runs = [noisy_steps(s) for s in signal]
@@ -335,6 +375,9 @@ plots.curve(signal, mean, kind="theory", label="theory", ax=ax)
 plots.curve(signal, [run.std().item() for run in runs], label="spread of a step", ax=ax)
 plots.curve(signal, spread, kind="theory", label="theory", ax=ax)
 ax.set(xlabel="signal / noise", ylabel="in learning rates", ylim=(0.003, 3));
+
+# %% [markdown]
+# And at $s = 0$:
 
 # %%
 spread = noisy_steps(0.0).std().item()
@@ -349,7 +392,7 @@ assert abs(spread - 0.229) < 0.01
 #
 # ### Where does a network have it?
 #
-# Take two networks of 16 layers whose gradients vanish alike: one with small weights and no biases, as above, and one with
+# Take two networks of 16 layers with small gradients: one with small weights ($\sigma_w = 0.5$) and no biases, and one with
 # biases ($\sigma_w^2 = \tfrac13$ and $\sigma_b^2 = \tfrac1{72}$, much like PyTorch's default at width 24). By lesson 04 both are ordered. But in
 # the second the biases are the same for all images, and in the end they drown the difference between two of them.
 #
@@ -387,6 +430,9 @@ def mini_batch_gradients(model, count=300):
     return list(each.values()), list(torch.func.grad(loss)(weights, images, labels).values())
 
 
+# %% [markdown]
+# Adam's steps add up in a weight that is otherwise left alone; their mean in the direction of the signal is what is useful.
+
 # %%
 def useful_step(each, whole):
     """In one layer: mean step of Adam in the direction of the signal, measured and by theory."""
@@ -399,6 +445,9 @@ def useful_step(each, whole):
     return (-w * whole.sign()).mean().item() / len(each), theory.adam_noisy_step(ratio)[0].mean()
 
 
+# %% [markdown]
+# Four seeds of each. **Predict:** which of the two networks, and which of its layers, gives Adam something to follow?
+
 # %%
 kinds = {"small weights": (0.25, 0.0), "with biases": (1 / 3, 1 / 72)}
 useful, norms = {}, {}
@@ -406,6 +455,9 @@ for name, (weight_var, bias_var) in kinds.items():
     found = [mini_batch_gradients(ordered_network(weight_var, bias_var, seed)) for seed in range(4)]
     useful[name] = np.array([[useful_step(*layer) for layer in zip(*run, strict=True)] for run in found])
     norms[name] = np.array([[whole.norm().item() for whole in run[1]] for run in found])
+
+# %% [markdown]
+# Left the size of the signal, right the useful part of Adam's step, in learning rates.
 
 # %%
 axes = plt.subplots(1, 2)[1]
@@ -417,17 +469,23 @@ for name in kinds:
 axes[1].set(ylabel="useful part of Adam's step", ylim=(-0.1, 1.2))
 axes[0].get_legend().remove()
 
+# %% [markdown]
+# The first layer and the last:
+
 # %%
 for name in kinds:
     measured, law = np.median(useful[name], axis=0).T
     print(f"{name:>13}: layer 1 {measured[0]:.1g} of the rate (theory {law[0]:.1g}), ", end="")
     print(f"layer 16 {measured[-1]:.1g} (theory {law[-1]:.1g})" if law[-1] > 0.05 else "layer 16 below 0.05")
-    assert np.abs(measured - law).max() < 0.1 and (measured[-1] > 0.4) == (name == "small weights")
+    assert np.abs(measured - law).max() < 0.1
+    assert (measured[-1] > 0.4) == (name == "small weights")
+signals_by_layer = [np.median(norms[name], axis=0) for name in kinds]
+assert (signals_by_layer[1] > 4 * signals_by_layer[0]).all()
 
 # %% [markdown]
-# **What you should see.** The gradients vanish alike (left). What Adam makes of them does not (right). With small weights
-# every layer takes useful steps. With biases the *first* layer does, too, and its gradient is tiny; but in the last layers
-# hardly anything of the step is useful: all of it is noise, at full size.
+# **What you should see.** Left: both signals are small, and that of the small weights is the smaller one, by a factor of four
+# or more. Right: it is the one that Adam can use, in every layer. With biases the *first* layers take useful steps, too; but in the
+# last ones hardly anything of the step is useful. All of it is noise, at full size.
 #
 # **Why.** A weight gradient is $\sum_i \delta_i\, h_i^\top$ over the images. If all $h_i$ are nearly the same $h$, it is
 # $(\sum_i \delta_i)\, h^\top$, and over *all* images the errors of a network that guesses the frequencies sum to 0; over a
@@ -462,53 +520,79 @@ def with_waist(seed, waist=1, sigma_w=1.0):
     return model
 
 
+# %% [markdown]
+# The dashboard for one network:
+
 # %%
 images, labels = digits.train_inputs[:75], digits.train_targets[:75]
-axes = plt.subplots(2, 4, figsize=(13, 6.4))[1]
-patients = {"small weights": small(0), "waist": with_waist(0)}
-spectra = {}
-for row, (name, model) in zip(axes, patients.items(), strict=True):
-    found = signals.measure(model, images, labels, loss_fn=F.cross_entropy, layers=networks.Block)
-    spectra[name] = np.maximum(signals.jacobian_singular_values(model, images[0]), 1e-12)
-    plots.dashboard(found, spectra[name], axes=row)
-    row[0].set_title(f"SCALE: {name}")
-    plots.snap(row[2], (1e-13, 10))
 
-# %%
-for name, values in spectra.items():
-    print(f"{name:>13}: singular values {values[0]:.1g} and {values[1]:.1g}; {np.sum(values > 1e-9)} of 10 left")
-assert np.sum(spectra["waist"] > 1e-9) == 1 and np.sum(spectra["small weights"] > 1e-9) == 10
+
+def examine(model):
+    """Draw the dashboard; singular values that are rounding are drawn at 1e-12. Returns both measurements."""
+    found = signals.measure(model, images, labels, loss_fn=F.cross_entropy, layers=networks.Block)
+    spectrum = np.maximum(signals.jacobian_singular_values(model, images[0]), 1e-12)
+    axes = plots.dashboard(found, spectrum)
+    plots.snap(axes[2], (1e-13, 10))
+    return found, spectrum
+
 
 # %% [markdown]
-# **What you should see.** SCALE tells that her gradient is healthy: flat, where the other falls. And SPECTRUM tells what is wrong:
-# **one** singular value, and nine that are 0 but for rounding (drawn at $10^{-12}$). **Why.** The rank of a product of matrices is at
+# The network with small weights, from section 3:
+
+# %%
+small_found, small_spectrum = examine(small(0))
+
+# %% [markdown]
+# And hers:
+
+# %%
+waist_found, waist_spectrum = examine(with_waist(0))
+
+# %% [markdown]
+# In numbers:
+
+# %%
+patients = {"small weights": (small_found, small_spectrum), "waist": (waist_found, waist_spectrum)}
+for name, (found, values) in patients.items():
+    norm, left = found.series("activation_gradient_norm"), np.sum(values > 1e-11)
+    kept = norm[0] / norm[-1]
+    print(f"{name:>13}: gradient, layer 1 / layer 10 {kept:.1g}; {left} of 10 singular values left")
+    assert (kept > 0.1) == (left == 1) == (name == "waist")
+
+# %% [markdown]
+# **What you should see.** SCALE tells that her gradient is healthy: it keeps a fifth of its norm, where the other keeps
+# 2e-5 of it. And SPECTRUM tells what is wrong: **one** singular value, and nine that are 0 but for rounding (drawn at $10^{-12}$). **Why.** The rank of a product of matrices is at
 # most that of its smallest factor. Whatever the input, the output can move along one curve only. CORRELATION says
 # nothing here: at the waist two inputs are either equal or opposite in direction, and on average that is 0.
 #
-# So three treatments, for both patients, each at its own best rate of the same grid. **Predict** the six results.
+# So momentum as before, and three treatments, for both patients, each at its own best rate of the same grid. **Predict** the
+# eight results.
 
 # %%
 treated = {("small weights", "momentum"): rescued["momentum"], ("small weights", "Adam"): rescued["Adam"]}
 healthy = rescued["momentum, σ_w = 1"]
 treated["small weights", "larger weights"] = healthy
-treated["small weights", "wider"] = sweep(tanh_network(10, 0.5, 48), digits, optimizer="momentum", **plan)
+treated["small weights", "wider"] = sweep(tanh_network(10, 0.3, 48), digits, optimizer="momentum", **plan)
+
+# %% [markdown]
+# Now the waist: a larger $\sigma_w$, or 24 units in place of one.
 
 # %%
 cures = {"momentum": {}, "Adam": {}, "larger weights": {"sigma_w": 1.5}, "wider": {"waist": 24}}
 for cure, change in cures.items():
     optimizer = "adam" if cure == "Adam" else "momentum"
-    make = lambda seed, change=change: with_waist(seed, **change)  # noqa: E731
-    treated["waist", cure] = sweep(make, digits, optimizer=optimizer, **plan)
+    treated["waist", cure] = sweep(partial(with_waist, **change), digits, optimizer=optimizer, **plan)
+
+# %% [markdown]
+# Training loss after four epochs:
 
 # %%
 for cure in cures:
     small_weights, waist = (last_loss(treated[name, cure]) for name in patients)
     print(f"{cure:>15}: small weights {small_weights:.2g}, waist {waist:.2g}")
-
-# %%
 ends = {key: last_loss(run) for key, run in treated.items()}
-assert ends["small weights", "larger weights"] < 0.5 and ends["small weights", "wider"] > 2.2
-assert all(ends["waist", cure] > 0.8 for cure in cures if cure != "wider") and ends["waist", "wider"] < 0.5
+assert ends["small weights", "larger weights"] < 0.7 and ends["small weights", "wider"] > 2.2
+assert all(ends["waist", cure] > 1.2 for cure in cures if cure != "wider") and ends["waist", "wider"] < 0.8
 
 # %% [markdown]
 # **What you should see.** The two columns are mirror images. What cures small weights (Adam a little, larger weights much) leaves the
@@ -530,8 +614,16 @@ half = len(digits.validation_inputs) // 2
 few = (digits.train_inputs[:150], digits.train_targets[:150])
 choose = data.Split(*few, digits.validation_inputs[:half], digits.validation_targets[:half])
 report = data.Split(*few, digits.validation_inputs[half:], digits.validation_targets[half:])
+
+# %% [markdown]
+# Two rates from here on, both of which train:
+
+# %%
 course = {"learning_rates": (0.003, 0.01), "seeds": range(5), "epochs": 60, "batch_size": 25}
 
+
+# %% [markdown]
+# The network, for any width and depth:
 
 # %%
 def relu_network(width, depth=2):
@@ -540,29 +632,45 @@ def relu_network(width, depth=2):
 
 
 # %% [markdown]
-# **Predict.** Networks of 2, 8, and 64 units per layer, which have 158, 682, and 8970 weights for 150 images. Which of the three
-# has the highest validation loss?
+# **Predict.** Networks from 2 to 64 units per layer. Which of them has the highest validation loss?
+
+# %% [markdown]
+# Two rates, five seeds, each width:
 
 # %%
-by_width = {n: sweep(relu_network(n), choose, optimizer="adam", **course) for n in (2, 4, 8, 16, 32, 64)}
+by_width = {n: sweep(relu_network(n), choose, optimizer="adam", **course) for n in (2, 8, 24, 64)}
+
+# %% [markdown]
+# Three of the four, at the rate 0.01, over the epochs:
 
 # %%
 axes, epochs = plt.subplots(1, 3, sharey=True)[1], np.arange(1, 61)
 for ax, width in zip(axes, (2, 8, 64), strict=True):
     run = by_width[width]
-    for label, loss in (("training", run.loss_by_epoch[1]), ("validation", run.validation_loss[1, :, 1:])):
+    both = {"training": run.loss_by_epoch[1], "validation": run.validation_loss[1, :, 1:]}
+    for label, loss in both.items():
         plots.curve(epochs, loss, label=label, xlabel="epoch", kind="line", log_y=True, ax=ax)
     ax.set(title=f"{width} units", ylabel="loss" if width == 2 else "", ylim=(1e-4, 10))
     ax.get_legend().set_loc("lower left") if width == 2 else ax.get_legend().remove()
 
+# %% [markdown]
+# All four, after the last epoch, and the lowest validation loss on the way, with the number of parameters:
+
+# %%
+def parameters(depth, width):
+    return sum(p.numel() for p in networks.DeepMLP(depth, width).parameters())
+
+
 # %%
 ends = {}
 for width, run in by_width.items():
-    training = np.median(run.loss_by_epoch[1, :, -1])
-    validation, lowest = np.median(run.validation_loss[1, :, -1]), np.median(run.validation_loss[1].min(axis=1))
-    ends[width] = (training, validation, lowest)
-    print(f"{width:2d} units: training {training:.1g}, validation {validation:.2g}, lowest {lowest:.2g}")
-assert ends[2][0] > 1 and ends[64][0] < 0.001 and ends[2][1] > ends[64][1] and ends[64][1] > 1.05 * ends[64][2]
+    training, validation = np.median(run.loss_by_epoch[1, :, -1]), np.median(run.validation_loss[1, :, -1])
+    lowest = np.median(run.validation_loss[1].min(axis=1))
+    ends[width] = training, validation, lowest
+    print(f"{width:2d} units, {parameters(2, width):4d} parameters: training {training:.1g}, ", end="")
+    print(f"validation {validation:.2g}, lowest {lowest:.2g}")
+assert ends[2][0] > 1 and ends[64][0] < 0.001 and ends[64][1] > 1.1 * ends[64][2]
+assert ends[2][1] > ends[8][1] > ends[64][1] and parameters(2, 64) > 50 * 150
 
 # %% [markdown]
 # **What you should see.**
@@ -572,7 +680,7 @@ assert ends[2][0] > 1 and ends[64][0] < 0.001 and ends[2][1] > ends[64][1] and e
 #   *rises*. The network gets surer, also where it is wrong.
 #
 # And a surprise, if you know the textbook curve, a U of the validation loss over the size of the network: there is none. The largest
-# network, with sixty weights for each image, has the lowest validation loss, although its training loss is zero in
+# network, with sixty parameters for each image, has the lowest validation loss, although its training loss is zero in
 # practice. Overfitting shows here along the *epochs*, not along the width. That larger networks can generalize better has been
 # found again and again (Zhang and others 2017; Belkin and others 2019). So do not choose the size in order not to overfit:
 # choose it large enough, and regularize.
@@ -598,17 +706,24 @@ def with_dropout(keep):
     return make
 
 
+# %% [markdown]
+# Three strengths of each, two rates, five seeds:
+
 # %%
 plain = relu_network(64)
 treatments = {("nothing", 0): (plain, {})}
-treatments |= {("L2", strength): (plain, {"l2": strength}) for strength in (0.001, 0.01, 0.1, 0.3)}
+treatments |= {("L2", strength): (plain, {"l2": strength}) for strength in (0.001, 0.01, 0.1)}
 treatments |= {("L1", strength): (plain, {"l1": strength}) for strength in (0.0003, 0.003, 0.03)}
 treatments |= {("dropout", keep): (with_dropout(keep), {}) for keep in (0.9, 0.6, 0.3)}
-results = {
-    key: sweep(make, choose, optimizer="adam", **course, **penalty)
-    for key, (make, penalty) in treatments.items()
-    if key[0] != "nothing"
-} | {("nothing", 0): by_width[64]}
+
+# %% [markdown]
+# The untreated network was trained in section 7.
+
+# %%
+results = {("nothing", 0): by_width[64]}
+for key, (make, penalty) in treatments.items():
+    if key not in results:
+        results[key] = sweep(make, choose, optimizer="adam", **course, **penalty)
 
 # %% [markdown]
 # Validation loss after the last epoch, at the better of the two learning rates of each:
@@ -620,6 +735,9 @@ def best_rate(run):
     row = int(np.argmin(np.median(run.validation_loss[:, :, -1], axis=1)))
     return row, run.validation_loss[row, :, -1]
 
+
+# %% [markdown]
+# The dotted line is the network without treatment.
 
 # %%
 axes = plt.subplots(1, 3, sharey=True)[1]
@@ -645,23 +763,28 @@ for kind in ("nothing", "L2", "L1", "dropout"):
     again = sweep(make, report, optimizer="adam", **course, **penalty)
     table[kind] = key[1], again.validation_loss[row, :, -1], again.validation_accuracy[row, :, -1]
     if kind == "nothing":
-        epochs = results[key].validation_loss[row].argmin(axis=1)
-        at = row, np.arange(5), epochs
-        table["early stopping"] = int(np.median(epochs)), again.validation_loss[at], again.validation_accuracy[at]
+        stop = results[key].validation_loss[row].argmin(axis=1)
+        at = row, np.arange(5), stop
+        stopped = again.validation_loss[at], again.validation_accuracy[at]
+        table["early stopping"] = int(np.median(stop)), *stopped
+
+# %% [markdown]
+# In brackets the strength that was chosen: λ, the keep probability, or the median epoch.
 
 # %%
 for kind, (strength, loss, accuracy) in table.items():
     error, low, high = 1 - np.median(accuracy), min(loss), max(loss)
-    print(f"{kind:>14} ({strength:g}): loss {np.median(loss):.2g} ({low:.2g} to {high:.2g}), errors {error:.0%}")
+    print(f"{kind:>14} ({strength:g}): loss {np.median(loss):.2g} ({low:.2g} to {high:.2g}), ", end="")
+    print(f"errors {error:.0%}")
 medians = {kind: np.median(loss) for kind, (_, loss, _) in table.items()}
 assert max(medians["L2"], medians["L1"]) < 0.8 * medians["nothing"]
 assert min(medians["dropout"], medians["early stopping"]) > 0.9 * medians["nothing"]
 
 # %% [markdown]
 # **What you should see.** The U: at its left end nothing has changed, and at its right end the penalty is all that counts, and the network underfits.
-# Between them L1 and L2 lower the loss clearly and halve the errors. Dropout and early stopping bring nothing on this task. (At the smaller
-# rate the validation loss hardly rises again, so there is nothing to stop; and half of 449 images is a small jury, which picks an
-# epoch by luck.) Do not take the ranking for a law: it is one task of many. Take the method: one grid, several seeds, a second half.
+# Between them L1 and L2 lower the loss clearly and halve the errors. Dropout and early stopping bring nothing on this task. (Where the
+# validation loss rises only a little there is little to gain by stopping; and half of 449 images is a small jury, which picks
+# an epoch partly by luck.) Do not take the ranking for a law: it is one task of many. Take the method: one grid, several seeds, a second half.
 #
 # What is the difference between L1 and L2, if their losses are alike? Look at the weights.
 
@@ -697,11 +820,19 @@ def dropped(x, keep, seed):
     return F.dropout(x, 1 - keep)
 
 
+# %% [markdown]
+# Eight draws of 20 000 units each, of three kinds:
+
 # %%
 keeps = np.linspace(0.2, 1, 9)
 units = {"Gaussian, mean 0": lambda z: z, "Gaussian, mean 2": lambda z: z + 2, "ReLU": torch.relu}
 moments = {"Gaussian, mean 0": (1, 0), "Gaussian, mean 2": (1, 2)}
 moments["ReLU"] = 0.5 - 0.5 / math.pi, 1 / math.sqrt(2 * math.pi)
+
+# %% [markdown]
+# (The variance and the mean of $\mathrm{relu}(z)$ are integrals over half a Gaussian.)
+
+# %%
 ax = plt.subplots()[1]
 for name, function in units.items():
     x = [function(data.gaussian_batch(1, 20_000, seed)) for seed in range(8)]
@@ -732,10 +863,14 @@ def mean_squares(keep, weight_var, seed, training=True, width=256, depth=20):
     return np.array(found) / found[0]
 
 
+# %% [markdown]
+# Twenty layers, eight seeds; theory is $(\sigma_w^2 / 2p)^{l-1}$ in training and without $p$ in evaluation.
+
 # %%
 axes, layer = plt.subplots(1, 2, sharey=True)[1], np.arange(20)
+starts = {"He, p = 0.8": (0.8, 2), "He · p, p = 0.8": (0.8, 1.6), "He, p = 0.5": (0.5, 2)}
 for ax, training in zip(axes, (True, False), strict=True):
-    for name, keep, weight_var in (("He, p = 0.8", 0.8, 2), ("He · p, p = 0.8", 0.8, 1.6), ("He, p = 0.5", 0.5, 2)):
+    for name, (keep, weight_var) in starts.items():
         measured = np.array([mean_squares(keep, weight_var, seed, training) for seed in range(8)])
         law = (weight_var / 2 / (keep if training else 1)) ** layer
         plots.layers(measured, label=name, ax=ax)
@@ -743,6 +878,9 @@ for ax, training in zip(axes, (True, False), strict=True):
     ax.set_title("training" if training else "evaluation")
 axes[0].set_ylabel("mean square of z")
 axes[1].get_legend().remove()
+
+# %% [markdown]
+# In numbers:
 
 # %%
 he, scaled = (
@@ -757,7 +895,7 @@ assert abs(math.log(he * 0.8**19)) < 0.6 and abs(math.log(scaled / 0.8**19)) < 0
 # **What you should see.** No variance of the weights is right in both modes: what is kept in training vanishes in evaluation. The
 # scaling keeps the mean, and a deep ReLU network passes on the mean square. In practice this is mild, because dropout is used
 # in a few layers, lightly, and beside normalization. But it adds a trap of its own there: batch normalization
-# stores the variance that it saw *in training*, $1/p$ too large for evaluation (Li and others, 2019).
+# stores the variance that it saw *in training*, which is too large for evaluation (Li and others, 2019).
 
 # %% [markdown]
 # ## 10 · So, how deep?
@@ -765,7 +903,7 @@ assert abs(math.log(he * 0.8**19)) < 0.6 and abs(math.log(scaled / 0.8**19)) < 0
 # One split of the data is one opinion. **k-fold cross-validation** cuts the data into $k$ parts, trains $k$ times on all but one, and
 # tests on the one left out: every image is tested once, and the spread over the folds tells how much to believe.
 #
-# Five folds, all 1797 digits. To compare depths fairly each network gets about 6000 weights: the deeper, the
+# Five folds, all 1797 digits. To compare depths fairly each network gets about 6000 parameters: the deeper, the
 # narrower. He's start, ReLU, Adam; each depth at its own best rate from one grid.
 #
 # **Predict.** Which depth has the lowest error: 1, 2, 4, 8, or 16? And if deep ones are worse: is it because they overfit?
@@ -774,13 +912,16 @@ assert abs(math.log(he * 0.8**19)) < 0.6 and abs(math.log(scaled / 0.8**19)) < 0
 grid = (0.003, 0.01)
 inputs = torch.cat([digits.train_inputs, digits.validation_inputs])
 targets = torch.cat([digits.train_targets, digits.validation_targets])
+
+# %% [markdown]
+# Stratified: each digit has the same share in every fold.
+
+# %%
 folds = list(StratifiedKFold(5, shuffle=True, random_state=0).split(inputs, targets))
 
 
-# %%
-def parameters(depth, width):
-    return sum(p.numel() for p in networks.DeepMLP(depth, width).parameters())
-
+# %% [markdown]
+# One training for each fold, its number as the seed:
 
 # %%
 def cross_validate(make, epochs=12):
@@ -794,6 +935,9 @@ def cross_validate(make, epochs=12):
         errors.append(1 - run.validation_accuracy[:, 0, -1])
     return np.array(losses), np.array(errors)
 
+
+# %% [markdown]
+# The width is the one that comes nearest to 6000 parameters.
 
 # %%
 depths = (1, 2, 4, 8, 16)
@@ -814,6 +958,9 @@ def residual_network(seed):
 # %%
 answers["16 + skips"] = cross_validate(residual_network)
 
+# %% [markdown]
+# Each depth at the rate with fewest errors, mean and standard deviation over the folds:
+
 # %%
 table = {}
 for name, (losses, errors) in answers.items():
@@ -822,12 +969,19 @@ for name, (losses, errors) in answers.items():
     loss, error, spread = table[name]
     print(f"depth {name!s:>10}: training loss {loss:7.1g}, errors {error:5.1%} ± {spread:.1%} (5 folds)")
 
+# %% [markdown]
+# The median of the folds and their range; the square is the network with skips.
+
 # %%
-ax = plt.subplots()[1]
-for row, (_, errors) in enumerate(answers.values()):
-    share = 100 * errors[:, errors.mean(axis=0).argmin(), None]
-    plots.curve([row], share, log_y=True, ylabel="errors in %", xlabel="depth, at 6000 weights", ax=ax)
-ax.set(xticks=range(len(answers)), xticklabels=answers);
+shares = {name: 100 * e[:, e.mean(axis=0).argmin()] for name, (_, e) in answers.items()}
+skips = shares.pop("16 + skips")
+ax = plots.curve(depths, np.array(list(shares.values())).T, label="plain", log_x=True, log_y=True)
+plots.curve([16], skips[:, None], label="with skips", ax=ax)
+ax.set(xlabel="depth, at 6000 parameters", ylabel="errors in %", xticks=depths, ylim=(1, 40))
+ax.set_xticklabels(depths);
+
+# %% [markdown]
+# What the next lines of prose say, checked:
 
 # %%
 errors, training = ({name: row[k] for name, row in table.items()} for k in (1, 0))
@@ -840,7 +994,7 @@ assert training[16] > 10 * training[1] and errors["16 + skips"] < 0.7 * errors[1
 # represent more, and gradient descent does not get there: the degradation of lesson 06. Skips win back much of it, and still do not
 # beat one hidden layer.
 #
-# (Honest small print: the rate was chosen by the same folds, which flatters all rows alike; and at equal weights deeper means
+# (Small print: the rate was chosen by the same folds, which flatters all rows alike; and at equal parameters deeper means
 # narrower, so depth pays twice. That is the question one has in practice, but not the only one.)
 #
 # **So, how deep?** As deep as your validation error asks for, and no deeper than you can train. On 8 × 8 digits that is one layer.
