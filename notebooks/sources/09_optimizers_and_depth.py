@@ -7,7 +7,7 @@
 #
 # - write momentum, RMSProp and Adam in a few lines each, and show that they are PyTorch's;
 # - say how far Adam carries a vanished gradient, and name the two floors where it does not: ε, and noise;
-# - tell a network whose gradient vanishes from one with a bottleneck, which has the same loss curve;
+# - tell a network whose gradient vanishes from one with a bottleneck, whose loss is stuck as well;
 # - read under- and overfitting from two curves, and treat the second with L1, L2, early stopping and dropout;
 # - say what dropout does to the variance of a deep network, and answer "how deep?" by cross-validation.
 #
@@ -246,7 +246,7 @@ assert last_loss(rescued["RMSProp"]) < 2 and last_loss(rescued["Adam"]) < 2
 assert last_loss(rescued["momentum, σ_w = 1"]) < 0.7
 
 # %% [markdown]
-# **What you should see.** SGD and momentum stay at 2.3 at every rate: the rate that would move the
+# **What you should see.** SGD and momentum stay at 2.3, or explode, at every rate: the rate that would move the
 # weights throws the last layer's biases about. RMSProp and Adam leave, because they give every weight a step of its own size. So a better optimizer
 # *can* save a sick network. But compare the last line: the right start costs nothing, and does much more in the same four
 # epochs. **Adam treats the symptom. An initialization removes the cause.**
@@ -431,7 +431,8 @@ def mini_batch_gradients(model, count=300):
 
 
 # %% [markdown]
-# Adam's steps add up in a weight that is otherwise left alone; their mean in the direction of the signal is what is useful.
+# Adam's steps, with ε out of the way, add up in a weight that the network does not see. What is useful is their mean in the
+# direction of the signal.
 
 # %%
 def useful_step(each, whole):
@@ -489,7 +490,7 @@ assert (signals_by_layer[1] > 4 * signals_by_layer[0]).all()
 #
 # **Why.** A weight gradient is $\sum_i \delta_i\, h_i^\top$ over the images. If all $h_i$ are nearly the same $h$, it is
 # $(\sum_i \delta_i)\, h^\top$, and over *all* images the errors of a network that guesses the frequencies sum to 0; over a
-# mini-batch they do not. What is left of the signal is in the differences between the $h_i$, and those are gone.
+# mini-batch they do not. The signal is in the differences between the $h_i$, and of those little is left.
 # **Adam restores sizes, not information.**
 #
 # ### Explore: optimizer, learning rate, depth
@@ -557,13 +558,18 @@ for name, (found, values) in patients.items():
     norm, left = found.series("activation_gradient_norm"), np.sum(values > 1e-11)
     kept = norm[0] / norm[-1]
     print(f"{name:>13}: gradient, layer 1 / layer 10 {kept:.1g}; {left} of 10 singular values left")
-    assert (kept > 0.1) == (left == 1) == (name == "waist")
+    assert (0.1 < kept < 0.4 and left == 1) if name == "waist" else (1e-6 < kept < 1e-4 and left == 10)
 
 # %% [markdown]
 # **What you should see.** SCALE tells that her gradient is healthy: it keeps a fifth of its norm, where the other keeps
-# 2e-5 of it. And SPECTRUM tells what is wrong: **one** singular value, and nine that are 0 but for rounding (drawn at $10^{-12}$). **Why.** The rank of a product of matrices is at
-# most that of its smallest factor. Whatever the input, the output can move along one curve only. CORRELATION says
-# nothing here: at the waist two inputs are either equal or opposite in direction, and on average that is 0.
+# 2e-5 of it. And SPECTRUM tells what is wrong: **one** singular value, and nine that are 0 but for rounding (drawn at
+# $10^{-12}$). CORRELATION says nothing here: at the waist two inputs are either equal or opposite in direction, and on average
+# that is 0.
+#
+# **Why.** The rank of a product of matrices is at most that of its smallest factor. Whatever the image, the ten outputs move
+# along one curve. (In principle ten classes could lie on that curve one after the other. Gradient descent is not good at
+# finding such an order.)
+#
 #
 # So momentum as before, and three treatments, for both patients, each at its own best rate of the same grid. **Predict** the
 # eight results.
@@ -596,11 +602,11 @@ assert all(ends["waist", cure] > 1.2 for cure in cures if cure != "wider") and e
 
 # %% [markdown]
 # **What you should see.** The two columns are mirror images. What cures small weights (Adam a little, larger weights much) leaves the
-# waist where it was; the width that cures the waist does nothing for small weights. The loss curve was the same. Depth
+# waist about where it was; the width that cures the waist does nothing for small weights. The complaint was the same. Depth
 # cannot make up for width: what one layer has thrown away, no later layer brings back.
 #
-# (It need not be a misprint. A skip connection whose branch is added *after* a narrow layer, an embedding of too few numbers, a
-# pooling layer too early: each is a waist.)
+# (It need not be a misprint. An embedding of too few numbers, a pooling layer too early, a narrow layer without a skip around
+# it: each is a waist.)
 
 # %% [markdown]
 # ## 7 · Two errors
@@ -667,7 +673,7 @@ for width, run in by_width.items():
     training, validation = np.median(run.loss_by_epoch[1, :, -1]), np.median(run.validation_loss[1, :, -1])
     lowest = np.median(run.validation_loss[1].min(axis=1))
     ends[width] = training, validation, lowest
-    print(f"{width:2d} units, {parameters(2, width):4d} parameters: training {training:.1g}, ", end="")
+    print(f"{width:2d} units, {parameters(2, width):4d} parameters: training {training:.2g}, ", end="")
     print(f"validation {validation:.2g}, lowest {lowest:.2g}")
 assert ends[2][0] > 1 and ends[64][0] < 0.001 and ends[64][1] > 1.1 * ends[64][2]
 assert ends[2][1] > ends[8][1] > ends[64][1] and parameters(2, 64) > 50 * 150
@@ -688,8 +694,8 @@ assert ends[2][1] > ends[8][1] > ends[64][1] and parameters(2, 64) > 50 * 150
 # %% [markdown]
 # ## 8 · Four treatments for overfitting
 #
-# - **L2** adds $\tfrac{\lambda}{2} \sum w^2$ to the loss: every step shrinks each weight in proportion.
-# - **L1** adds $\lambda \sum |w|$: every step shrinks each weight by the same amount, and small ones to about 0.
+# - **L2** adds $\tfrac{\lambda}{2} \sum w^2$ to the loss: every step of SGD shrinks each weight in proportion.
+# - **L1** adds $\lambda \sum |w|$: every step of SGD shrinks each weight by the same amount, and small ones to about 0.
 # - **Dropout** (Srivastava and others, 2014) sets each unit to 0 with probability $1 - p$, anew for every image.
 # - **Early stopping** takes the epoch with the lowest validation loss.
 #
@@ -747,7 +753,7 @@ for ax, (name, xlabel) in zip(axes, xlabels.items(), strict=True):
     strengths = [strength for kind, strength in results if kind == name]
     losses = np.array([best_rate(results[name, strength])[1] for strength in strengths]).T
     plots.curve(strengths, losses, label="", xlabel=xlabel, log_x=name != "dropout", log_y=True, ax=ax)
-    plots.guide(ax, untreated, "untreated" if name == "L2" else "")
+    plots.guide(ax, untreated, "")
 axes[0].set_ylabel("validation loss");
 
 # %% [markdown]
@@ -777,12 +783,14 @@ for kind, (strength, loss, accuracy) in table.items():
     print(f"{kind:>14} ({strength:g}): loss {np.median(loss):.2g} ({low:.2g} to {high:.2g}), ", end="")
     print(f"errors {error:.0%}")
 medians = {kind: np.median(loss) for kind, (_, loss, _) in table.items()}
+wrong = {kind: 1 - np.median(accuracy) for kind, (_, _, accuracy) in table.items()}
 assert max(medians["L2"], medians["L1"]) < 0.8 * medians["nothing"]
+assert max(wrong["L2"], wrong["L1"]) < 0.7 * wrong["nothing"]
 assert min(medians["dropout"], medians["early stopping"]) > 0.9 * medians["nothing"]
 
 # %% [markdown]
-# **What you should see.** The U: at its left end nothing has changed, and at its right end the penalty is all that counts, and the network underfits.
-# Between them L1 and L2 lower the loss clearly and halve the errors. Dropout and early stopping bring nothing on this task. (Where the
+# **What you should see.** The U of L1 and L2: towards the left it returns to the untreated network, and towards the right the
+# penalty is all that counts, and the network underfits. Between them both lower the loss clearly and about halve the errors. Dropout and early stopping bring nothing on this task. (Where the
 # validation loss rises only a little there is little to gain by stopping; and half of 449 images is a small jury, which picks
 # an epoch partly by luck.) Do not take the ranking for a law: it is one task of many. Take the method: one grid, several seeds, a second half.
 #
@@ -909,7 +917,7 @@ assert abs(math.log(he * 0.8**19)) < 0.6 and abs(math.log(scaled / 0.8**19)) < 0
 # **Predict.** Which depth has the lowest error: 1, 2, 4, 8, or 16? And if deep ones are worse: is it because they overfit?
 
 # %%
-grid = (0.003, 0.01)
+grid = (0.001, 0.003, 0.01)
 inputs = torch.cat([digits.train_inputs, digits.validation_inputs])
 targets = torch.cat([digits.train_targets, digits.validation_targets])
 
@@ -981,7 +989,7 @@ ax.set(xlabel="depth, at 6000 parameters", ylabel="errors in %", xticks=depths, 
 ax.set_xticklabels(depths);
 
 # %% [markdown]
-# What the next lines of prose say, checked:
+# What follows says three things about this table. They hold:
 
 # %%
 errors, training = ({name: row[k] for name, row in table.items()} for k in (1, 0))
@@ -990,12 +998,13 @@ assert training[16] > 10 * training[1] and errors["16 + skips"] < 0.7 * errors[1
 
 # %% [markdown]
 # **What you should see.** From one to four layers the differences are of the size of the spread over the folds: choose the
-# simplest. Beyond that it gets worse, and *not* by overfitting: the training loss gets worse, too. The deep network could
-# represent more, and gradient descent does not get there: the degradation of lesson 06. Skips win back much of it, and still do not
+# simplest. Beyond that it gets worse, and *not* by overfitting: the training loss gets worse, too. The deep network does
+# not fit too well. It does not get there: the degradation of lesson 06. Skips win back much of it, and still do not
 # beat one hidden layer.
 #
-# (Small print: the rate was chosen by the same folds, which flatters all rows alike; and at equal parameters deeper means
-# narrower, so depth pays twice. That is the question one has in practice, but not the only one.)
+# (Small print. The rate was chosen by the same folds, which flatters all rows alike. The pixels were standardized once, and not anew
+# in each fold. And at equal parameters deeper means narrower, so depth pays twice: that is the question one has in practice,
+# but not the only one.)
 #
 # **So, how deep?** As deep as your validation error asks for, and no deeper than you can train. On 8 × 8 digits that is one layer.
 # Where problems are made of parts of parts (images, language), depth pays, and then everything of this course
