@@ -829,7 +829,20 @@ def dropped(x, keep, seed):
 
 
 # %% [markdown]
-# Eight draws of 20 000 units each, of three kinds:
+# First the scaling itself, on 100 000 ReLU units with $p = \tfrac12$: what becomes of one that is kept, of the mean, and of the mean
+# square?
+
+# %%
+x = torch.relu(data.gaussian_batch(1, 100_000, seed=0))
+after = dropped(x, 0.5, seed=0)
+factor = (after[after > 0] / x[after > 0]).unique().tolist()
+means, squares = ([f(v).mean().item() for v in (x, after)] for f in (torch.abs, torch.square))
+print(f"a kept unit is multiplied by {factor}; mean {means[0]:.2g}, then {means[1]:.2g}; ", end="")
+print(f"mean square {squares[0]:.2g}, then {squares[1]:.2g}")
+assert factor == [2.0] and abs(means[1] / means[0] - 1) < 0.02 and abs(squares[1] / squares[0] - 2) < 0.06
+
+# %% [markdown]
+# Then the variance, for any $p$: eight draws of 20 000 units each, of three kinds.
 
 # %%
 keeps = np.linspace(0.2, 1, 9)
