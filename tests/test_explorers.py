@@ -176,6 +176,7 @@ def dashboard() -> explorers.Explorer:
         explorers.residual_stream,
         explorers.transformer_depth,
         explorers.recurrence,
+        explorers.optimizer_chain,
     ],
 )
 @pytest.mark.filterwarnings("error")
@@ -488,3 +489,37 @@ def test_recurrence_measures_what_autograd_finds(radius, length, threshold):
     largest = torch.linalg.matrix_norm(weight, 2).item()
     assert (state.lines[0].get_ydata() <= state.lines[1].get_ydata() * (1 + 1e-9)).all()
     assert f"(bound {largest**length:.2g})" in explorer.sentence
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "rmsprop", "adam"])
+def test_optimizer_chain_takes_the_steps_of_torch(optimizer):
+    make = {"sgd": torch.optim.SGD, "rmsprop": torch.optim.RMSprop, "adam": torch.optim.Adam}
+    make["momentum"] = lambda parameters, lr: torch.optim.SGD(parameters, lr=lr, momentum=0.9)
+    weights = torch.nn.Parameter(torch.full((6,), 0.5, dtype=torch.float64))
+    stepper = make[optimizer]([weights], lr=0.01)
+    noise, losses = data.gaussian_batch(400, 50, seed=0), []
+    for step in range(401):
+        loss = (weights.prod() - 1).square() / 2
+        losses.append(loss.item())
+        if step < 400:
+            stepper.zero_grad()
+            loss.backward()
+            weights.grad += 1e-2 * noise[step, :6]
+            stepper.step()
+    explorer = explorers.optimizer_chain().set(optimizer=optimizer, rate=0.01, depth=6, noise=1e-2)
+    drawn = explorer._figure.axes[0].lines[0].get_ydata()
+    np.testing.assert_allclose(drawn, np.maximum(losses, 1e-6), rtol=1e-6)
+    assert (losses[-1] < 0.125) == ("It comes near the target" in explorer.sentence)
+    assert f"{losses[-1]:.2g}" in explorer.sentence or "below 1e-06" in explorer.sentence
+
+
+def test_optimizer_chain_shows_both_floors_of_adam():
+    explorer = explorers.optimizer_chain().set(optimizer="adam", rate=0.03)
+    for depth in (5, 10, 20):
+        assert "It comes near the target at step 1" in explorer.set(depth=depth).sentence
+    assert "It is never near the target" in explorer.set(depth=40).sentence  # 0.5**39 = 1.8e-12, eps 1e-8
+    explorer.set(depth=20, noise=1e-2)
+    assert "It is never near the target" in explorer.sentence
+    # At first |noise| / (|noise| + eps) of the rate, whatever the signal.
+    assert "the first update 0.03 on average" in explorer.sentence
+    assert "It explodes" in explorer.set(optimizer="sgd", noise=0.0, depth=10, rate=100).sentence

@@ -97,6 +97,33 @@ def test_full_batch_training_is_gradient_descent_by_hand():
     assert history.validation_accuracy is None
 
 
+@pytest.mark.parametrize("optimizer", ["momentum", "adam"])
+def test_penalties_are_the_slope_of_what_autograd_sees_in_the_loss(optimizer):
+    """On the weights only: biases and the gain of a normalization have one axis."""
+    data = gaussian_data(dtype=torch.float64)
+    settings = {"normalization": "layer", "bias_var": 0.5, "dtype": torch.float64}
+    model, by_hand = small_network(**settings), small_network(**settings)
+    plan = {"optimizer": optimizer, "learning_rate": 0.01, "epochs": 6, "batch_size": 20}
+    history = train(model, data, **plan, l1=0.02, l2=0.3, record_gradients=True)
+    stepper = OPTIMIZERS[optimizer](by_hand.parameters(), lr=0.01)
+    losses = []
+    for _ in range(6):
+        loss = F.cross_entropy(by_hand(data.train_inputs), data.train_targets)
+        losses.append(loss.item())
+        weights = [p for name, p in by_hand.named_parameters() if name.endswith("linear.weight")]
+        weights.append(by_hand.readout.weight)
+        penalty = sum(0.02 * w.abs().sum() + 0.15 * w.square().sum() for w in weights)
+        stepper.zero_grad()
+        (loss + penalty).backward()
+        stepper.step()
+    np.testing.assert_allclose(history.train_loss, losses, rtol=1e-10)  # the loss without its penalty
+    for mine, theirs in zip(model.parameters(), by_hand.parameters(), strict=True):
+        np.testing.assert_allclose(mine.detach(), theirs.detach(), rtol=1e-9, atol=1e-12)
+    start = small_network(**settings)
+    F.cross_entropy(start(data.train_inputs), data.train_targets).backward()
+    assert history.gradient_norms[0, -1] == pytest.approx(start.readout.weight.grad.norm().item())
+
+
 def test_numbers_as_targets_have_no_accuracy_whatever_their_shape():
     model, data = linear_regression()
     flat = Split(
@@ -502,6 +529,8 @@ FOREIGN = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)
         ({"epochs": 0}, ValueError, "epochs must be an integer of at least 1, got 0."),
         ({"epochs": 1.5}, TypeError, "epochs must be an integer of at least 1, got 1.5."),
         ({"batch_size": 0}, ValueError, "batch_size must be an integer of at least 1, got 0."),
+        ({"l1": -0.1}, ValueError, "l1 must be a finite number of at least 0, got -0.1."),
+        ({"l2": "0"}, TypeError, "l2 must be a finite number of at least 0, got '0'."),
         ({"seed": -3}, ValueError, "seed must be an integer from 0 to 2**32 - 1, got -3."),
         ({"record_gradients": 1}, TypeError, "record_gradients must be True or False, got 1."),
         ({"progress": None}, TypeError, "progress must be True or False, got None."),
@@ -602,22 +631,22 @@ SIDE_BY_SIDE = {"learning_rates": [0.01, 0.1], "seeds": [3, 0], "epochs": 2, "ba
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "settings"),
+    ("optimizer", "settings", "penalties"),
     [
-        ("sgd", {"activation": "sigmoid"}),
-        ("adam", {"activation": "prelu"}),
-        ("momentum", {"normalization": "batch"}),
-        ("rmsprop", {"normalization": "layer", "skip": True}),
+        ("sgd", {"activation": "sigmoid"}, {}),
+        ("adam", {"activation": "prelu"}, {"l1": 0.01, "l2": 0.1}),
+        ("momentum", {"normalization": "batch"}, {}),
+        ("rmsprop", {"normalization": "layer", "skip": True}, {"l2": 0.1}),
     ],
 )
-def test_a_sweep_is_each_of_its_runs(optimizer, settings):
+def test_a_sweep_is_each_of_its_runs(optimizer, settings, penalties):
     """20 examples, 6 a step: the last step has 2."""
     data = gaussian_data(dtype=torch.float64)
 
     def make_model(seed):
         return small_network(seed=seed, dtype=torch.float64, **settings)
 
-    found = sweep(make_model, data, **SIDE_BY_SIDE, optimizer=optimizer, record_gradients=True)
+    found = sweep(make_model, data, **SIDE_BY_SIDE, optimizer=optimizer, record_gradients=True, **penalties)
     assert found.learning_rates == (0.01, 0.1)
     assert found.seeds == (3, 0)
     for row, learning_rate in enumerate(found.learning_rates):
@@ -631,6 +660,7 @@ def test_a_sweep_is_each_of_its_runs(optimizer, settings):
                 batch_size=6,
                 seed=seed,
                 record_gradients=True,
+                **penalties,
             )
             assert found.steps_per_epoch == alone.steps_per_epoch == 4
             assert found.layer_names == alone.layer_names
@@ -699,6 +729,8 @@ def test_a_sweep_lists_what_gets_no_gradient_as_nan_and_leaves_out_what_is_froze
             ValueError,
             "learning_rates must be a finite number of at least 0, got -1.",
         ),
+        ({"l2": -1}, ValueError, "l2 must be a finite number of at least 0, got -1."),
+        ({"l1": None}, TypeError, "l1 must be a finite number of at least 0, got None."),
         ({"seeds": [0.5]}, TypeError, "seed must be an integer from 0 to 2**32 - 1, got 0.5."),
         (
             {"optimizer": "lion"},

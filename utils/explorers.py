@@ -893,6 +893,92 @@ def transformer_depth() -> Explorer:
     return Explorer(controls, figure, draw, tries, legend="upper right")
 
 
+def optimizer_chain() -> Explorer:
+    """Lesson 09: four optimizers on the smallest deep network, a product of weights that should become 1.
+
+    optimizer x learning rate x depth x gradient noise; loss (w_1 ... w_depth - 1)**2 / 2, all weights 0.5 at
+    the start, 400 steps, in float64. The noise, one number for each weight and step, is drawn once.
+    """
+    steps, deepest, start, lowest = 400, 50, 0.5, 1e-14
+    draws = data.gaussian_batch(steps, deepest, seed=0).numpy()
+    position = np.arange(steps + 1)
+    figure = _figure(1, 2)
+
+    @functools.lru_cache(maxsize=64)
+    @np.errstate(over="ignore")  # an explosion may pass 1e308 in its last step
+    def trained(optimizer: str, rate: float, depth: int, noise: float) -> tuple[np.ndarray, ...]:
+        """Loss (steps + 1,), mean size of gradient and update (steps,); NaN once the loss has passed 1e6."""
+        weights, average, square = np.full(depth, start), np.zeros(depth), np.zeros(depth)
+        losses, gradients, updates = np.full((3, steps + 1), np.nan)
+        for step in range(steps + 1):
+            product = float(np.clip(weights.prod(), -1e9, 1e9))
+            losses[step] = (product - 1) ** 2 / 2
+            if step == steps or not losses[step] < 1e6:
+                break
+            gradient = (product - 1) * (product / weights) + noise * draws[step, :depth]
+            if optimizer == "sgd":
+                update = rate * gradient
+            elif optimizer == "momentum":
+                average = 0.9 * average + gradient
+                update = rate * average
+            elif optimizer == "rmsprop":
+                square = 0.99 * square + 0.01 * gradient**2
+                update = rate * gradient / (np.sqrt(square) + 1e-8)
+            else:
+                average = 0.9 * average + 0.1 * gradient
+                square = 0.999 * square + 0.001 * gradient**2
+                size = np.sqrt(square / (1 - 0.999 ** (step + 1))) + 1e-8
+                update = rate * average / (1 - 0.9 ** (step + 1)) / size
+            gradients[step], updates[step] = np.abs(gradient).mean(), np.abs(update).mean()
+            weights = weights - update
+        return losses, gradients[:-1], updates[:-1]
+
+    def draw(axes: list[Axes], optimizer: str, rate: float, depth: int, noise: float) -> str:
+        loss, gradients, updates = trained(optimizer, rate, depth, noise)
+        left, right = axes
+        plots.curve(position, np.maximum(loss, 1e-6), label="loss", kind="line", log_y=True, ax=left)
+        plots.guide(left, 0.5, "output 0")
+        left.set(xlabel="step", ylabel="loss", xlim=(0, steps), ylim=(1e-7, 100))
+        for values, label in ((gradients, "gradient"), (updates, "update")):
+            values = np.maximum(values, lowest)
+            plots.curve(position[1:], values, label=label, kind="line", log_y=True, ax=right)
+        plots.guide(right, rate, "learning rate")
+        right.set(xlabel="step", ylabel="mean size in a weight", xlim=(0, steps), ylim=(lowest / 10, 1e4))
+        signal = (1 - start**depth) * start ** (depth - 1)
+        name = {"sgd": "SGD", "momentum": "Momentum", "rmsprop": "RMSProp", "adam": "Adam"}[optimizer]
+        said = (
+            f"{name}, rate {rate:g}, depth {depth}, noise {noise:.2g}: the true gradient is {signal:.2g} at "
+            f"the start, and the first update {updates[0]:.2g} on average. "
+        )
+        large = np.flatnonzero(loss > 1e6)
+        if large.size:
+            return f"{said}It explodes at step {large[0]}."
+        end = f"{loss[-1]:.2g}" if loss[-1] > 1e-6 else "below 1e-06"
+        half = np.flatnonzero(loss < 0.125)  # the output has come within 0.5 of its target
+        if not half.size:
+            return f"{said}It is never near the target: the loss is {end} after {steps} steps."
+        if loss[-1] > 0.125:
+            return f"{said}It meets the target at step {half[0]} and is thrown back: the loss ends at {end}."
+        return f"{said}It comes near the target at step {half[0]}; after {steps} steps the loss is {end}."
+
+    rates = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100]
+    noises = {"none": 0.0} | {f"{10.0**k:g}": 10.0**k for k in range(-10, -1, 2)}
+    names = {"SGD": "sgd", "momentum": "momentum", "RMSProp": "rmsprop", "Adam": "adam"}
+    controls = {
+        "optimizer": Choice("optimizer", names, "sgd"),
+        "rate": Slider("learning rate", rates, 0.1),
+        "depth": Slider("depth", range(2, deepest + 1), 10, "layers"),
+        "noise": Choice("gradient noise", noises, 0.0),
+    }
+    tries = (
+        "SGD at depth 10: which rate leaves the plateau and does not explode at its end? And at depth 20?",
+        "Adam at 0.03 and depth 5, 10, 20: when is it near the target? Go on to 40: which floor is that?",
+        "Adam, depth 10: raise the noise. How large is the update when the noise hides the gradient?",
+        "Adam at 0.3 and at 0.003: what does a large step cost once the loss is small?",
+    )
+    return Explorer(controls, figure, draw, tries, legend="upper right")
+
+
 def _correlated_pairs(pairs: int, width: int, correlations: Sequence[float]) -> Tensor:
     """Inputs (len(correlations) * pairs * 2, width) of mean square 1, in pairs with exactly these cosines."""
     frame = data.gaussian_batch(pairs * len(correlations) * width, 2, seed=2)

@@ -1,4 +1,4 @@
-"""Deep multilayer perceptrons and Transformers, plain enough to read in a minute."""
+"""Deep perceptrons, recurrent networks and Transformers, each plain enough to read in a minute."""
 
 import copy
 import math

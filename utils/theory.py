@@ -73,6 +73,12 @@ def _check_count(what: str, value: object) -> None:
         raise ValueError(sentence)
 
 
+def _check_share(what: str, value: object) -> None:
+    _check_number(what, value, 0.0, or_equal=True)
+    if value >= 1:
+        raise ValueError(f"{what} must be below 1, but {value!r} was given.")
+
+
 def _numbers(what: str, value: ArrayLike, low: float = -math.inf, high: float = math.inf) -> np.ndarray:
     """The value, a number or an array, as a float64 array."""
 
@@ -91,6 +97,14 @@ def _numbers(what: str, value: ArrayLike, low: float = -math.inf, high: float = 
     if array.size == 0 or not (np.isfinite(array) & (array >= low) & (array <= high)).all():
         raise ValueError(sentence())
     return array.astype(float)
+
+
+def _check_broadcast(what: str, first: np.ndarray, second: np.ndarray) -> None:
+    try:
+        np.broadcast_shapes(first.shape, second.shape)
+    except ValueError:
+        shapes = f"{first.shape} and {second.shape}"
+        raise ValueError(f"{what} must broadcast, but their shapes {shapes} were given.") from None
 
 
 def _plain(array: np.ndarray) -> Values:
@@ -892,11 +906,7 @@ def output_delta(z: ArrayLike, target: ArrayLike, loss: str) -> Values:
     """
     _check_choice("loss", loss, OUTPUT_LOSSES)
     z, target = _numbers("z", z), _numbers("target", target, low=0.0, high=1.0)
-    try:
-        np.broadcast_shapes(z.shape, target.shape)
-    except ValueError:
-        shapes = f"{z.shape} and {target.shape}"
-        raise ValueError(f"z and target must broadcast, but their shapes {shapes} were given.") from None
+    _check_broadcast("z and target", z, target)
     active, inactive = expit(z), expit(-z)  # inactive is 1 - a, without its cancellation
     error = (1 - target) * active - target * inactive
     return _plain(np.asarray(error * active * inactive if loss == "squared_error" else error))
@@ -1199,3 +1209,64 @@ def value_clipping_cosine(threshold: ArrayLike) -> Values:
     density = np.exp(-(t**2) / 2) / math.sqrt(2 * math.pi)
     square = inside - 2 * t * density + 2 * t**2 * ndtr(-t)
     return _plain(np.asarray(inside / np.sqrt(square)))
+
+
+# --- 9. Optimizers and dropout -----------------------------------------------------------------------------
+
+
+def adam_first_step(gradient: ArrayLike, learning_rate: float = 1e-3, eps: float = 1e-8) -> Values:
+    """What Adam's first step subtracts from a weight: learning_rate * g / (|g| + eps), elementwise.
+
+    With bias correction both averages hold the one gradient g, so that its size drops out, down to eps
+    (Kingma and Ba 2015, section 2.1). Every later step is the same for as long as g does not change.
+    Raises TypeError or ValueError unless gradients and learning_rate are finite and eps > 0.
+    """
+    g = _numbers("gradient", gradient)
+    _check_number("learning_rate", learning_rate)
+    _check_number("eps", eps, 0.0)
+    return _plain(np.asarray(learning_rate * (g / (np.abs(g) + eps))))
+
+
+def adam_uncorrected_factor(step: int, beta1: float = 0.9, beta2: float = 0.999) -> float:
+    """By how much Adam's step number `step` is too large without bias correction, under a constant gradient.
+
+    (1 - beta1**t) / sqrt(1 - beta2**t): the two averages start at 0 and have filled up so far (Kingma and Ba
+    2015, section 3). 3.16 at step 1, 6.57 at step 12, 1 in the end.
+    Raises TypeError or ValueError unless step is an integer >= 1 and both betas are in [0, 1).
+    """
+    _check_count("step", step)
+    _check_share("beta1", beta1)
+    _check_share("beta2", beta2)
+    # 1 - beta**t, without its cancellation.
+    filled = [-math.expm1(step * math.log(beta)) if beta else 1.0 for beta in (beta1, beta2)]
+    return filled[0] / math.sqrt(filled[1])
+
+
+def adam_noisy_step(signal_to_noise: ArrayLike, beta1: float = 0.9) -> tuple[Values, Values]:
+    """Mean and standard deviation of an Adam step, in learning rates, when the gradient is signal + noise.
+
+    Gradients s + N(0, 1), independent from step to step: the squares average to s**2 + 1, and the average of
+    the gradients has mean s and variance (1 - beta1) / (1 + beta1). Hence s / sqrt(1 + s**2) and
+    sqrt((1 - beta1) / (1 + beta1)) / sqrt(1 + s**2); for beta2 near 1, far below eps's reach, and after the
+    first steps. (Kingma and Ba 2015, section 2.1, call m / sqrt(v) the signal-to-noise ratio.)
+    Raises TypeError or ValueError unless signal_to_noise is finite and beta1 is in [0, 1).
+    """
+    s = _numbers("signal_to_noise", signal_to_noise)
+    _check_share("beta1", beta1)
+    size = np.hypot(1.0, s)
+    return _plain(np.asarray(s / size)), _plain(np.asarray(math.sqrt((1 - beta1) / (1 + beta1)) / size))
+
+
+def dropout_variance(keep: float, variance: ArrayLike = 1.0, mean: ArrayLike = 0.0) -> Values:
+    """Variance of a unit after inverted dropout: variance / keep + mean**2 * (1 - keep) / keep.
+
+    A unit is kept with probability `keep` and then divided by it, so that its mean stays and its mean square
+    grows by 1 / keep (Srivastava et al. 2014). `variance` and `mean` are those before, and broadcast.
+    Raises TypeError or ValueError unless 0 < keep <= 1, and for a variance that is negative.
+    """
+    _check_number("keep", keep, 0.0)
+    if keep > 1:
+        raise ValueError(f"keep must be above 0 and at most 1, but {keep!r} was given.")
+    variance, mean = _numbers("variance", variance, low=0.0), _numbers("mean", mean)
+    _check_broadcast("variance and mean", variance, mean)
+    return _plain(np.asarray(variance / keep + mean**2 * (1 - keep) / keep))

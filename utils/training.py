@@ -3,7 +3,7 @@
 import copy
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -76,6 +76,8 @@ def train(
     clip_norm: float | None = None,
     progress: bool = True,
     warmup_steps: int = 0,
+    l1: float = 0.0,
+    l2: float = 0.0,
 ) -> History:
     """Train `model` on `data` and return the history. The model's parameters and running statistics change.
 
@@ -93,6 +95,8 @@ def train(
     progress       whether to show a progress bar; without one, many short trainings leave no trace in a cell
     warmup_steps   over so many steps the learning rate rises to its value in equal parts: step t of the first
                    warmup_steps takes t / warmup_steps of it (Vaswani et al. 2017)
+    l1, l2         penalty l1 * sum|w| + l2 / 2 * sum w**2 on the weights (not biases, nor other vectors): its
+                   slope is added to their gradients, whatever the optimizer; losses and norms are without it
 
     Modes (training or evaluation) are left as they were, also when the model raises; gradients are cleared.
     In float64 the history does not depend on the number of threads (1e-11 measured). In float32 it does: the
@@ -115,6 +119,8 @@ def train(
     _check_clip_norm(clip_norm)
     check_flag("progress", progress)
     check_integer("warmup_steps", warmup_steps, at_least=0)
+    check_number("l1", l1, at_least=0)
+    check_number("l2", l2, at_least=0)
     shuffling = seeded_generator(seed)
     optimizer = _optimizer(model, optimizer, learning_rate)
     warm_up = _WarmUp(optimizer, warmup_steps)
@@ -150,6 +156,7 @@ def train(
                     stopped = _divergence(loss.item(), "the loss", step=len(train_loss))
                     if stopped:
                         break
+                    _penalize(weights.values(), l1, l2)
                     warm_up.step()
                 else:
                     validation.append(_evaluate(model, loss_fn, data))
@@ -227,6 +234,8 @@ def sweep(
     record_gradients: bool = False,
     warmup_steps: int = 0,
     clip_norm: float | None = None,
+    l1: float = 0.0,
+    l2: float = 0.0,
 ) -> Sweep:
     """Train `make_model(seed)` at every learning rate and from every seed, all of them side by side.
 
@@ -252,6 +261,8 @@ def sweep(
     check_flag("record_gradients", record_gradients)
     check_integer("warmup_steps", warmup_steps, at_least=0)
     _check_clip_norm(clip_norm)
+    check_number("l1", l1, at_least=0)
+    check_number("l2", l2, at_least=0)
     shuffling = [seeded_generator(seed) for seed in seeds]
     models = [make_model(seed) for seed in seeds]
     for model in models:
@@ -281,6 +292,7 @@ def sweep(
     ]
     stepper = _WarmUp(OPTIMIZERS[optimizer](groups, lr=rates[0]), warmup_steps)
     weights = [name for name, stack in trainable.items() if stack.ndim >= 3]
+    stacked_weights = [part for parts in views for part in parts if part.ndim >= 3]
     n_train = len(data.train_inputs)
     starts = range(0, n_train, batch_size)
     if n_train > 1 and n_train % batch_size == 1:
@@ -331,6 +343,7 @@ def sweep(
                     gradient_norms.append(
                         torch.stack([_norms(gradients[name], loss) for name in weights], dim=1)
                     )
+                _penalize(stacked_weights, l1, l2)
                 stepper.step()
             validation.append(evaluate())
 
@@ -395,6 +408,16 @@ def _clip_each(
     left = (clip_norm / (total + 1e-6)).clamp(max=1)  # as `nn.utils.clip_grad_norm_`
     scaled = [None if g is None else g * left.to(g).reshape(-1, *[1] * (g.ndim - 1)) for g in gradients]
     return scaled, total
+
+
+@torch.no_grad()
+def _penalize(weights: Iterable[Tensor], l1: float, l2: float) -> None:
+    """Add the slope of l1 * sum|w| + l2 / 2 * sum w**2 to the gradients, in place."""
+    if not l1 and not l2:
+        return
+    for weight in weights:
+        if weight.grad is not None:
+            weight.grad += l2 * weight + l1 * weight.sign()
 
 
 def _norms(gradient: Tensor | None, loss: Tensor) -> Tensor:
