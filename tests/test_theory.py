@@ -1103,7 +1103,7 @@ def test_normalization_growth_agrees_with_random_networks(activation, norm, batc
     assert np.mean(rates) == pytest.approx(math.log(expected), abs=error)
 
 
-# --- 2c. Residual connections ------------------------------------------------------------------------------
+# --- Residual connections ------------------------------------------------------------------------------
 
 
 def test_the_three_branch_scales():
@@ -1367,7 +1367,7 @@ def test_bad_residual_input_gets_one_sentence(error, sentence, call):
     assert str(caught.value) == sentence
 
 
-# --- 9. Optimizers and dropout -----------------------------------------------------------------------------
+# --- Optimizers and dropout -----------------------------------------------------------------------------
 
 
 def adam_steps(gradients: torch.Tensor, betas=(0.9, 0.999), eps=1e-8) -> torch.Tensor:

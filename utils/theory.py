@@ -664,7 +664,143 @@ def log_gradient_norm_variance(depth: int, width: int, activation: str = "relu")
     return depth * (3 * fourth / second**2 - 1) / (4 * width)
 
 
-# --- 2c. Residual connections ------------------------------------------------------------------------------
+# --- 3. Saturation -----------------------------------------------------------------------------------------
+
+
+def saturated_share(q: ArrayLike, activation: str, threshold: float = 0.05) -> Values:
+    """Share of units with |phi'(z)| < threshold * sup|phi'|, z ~ N(0, q), for sigmoid or tanh.
+
+    phi' / sup|phi'| is 1 / cosh(z)**2 for tanh and 1 / cosh(z / 2)**2 for sigmoid, so |z| has to pass
+    arccosh(1 / sqrt(threshold)), or twice that (Glorot and Bengio 2010 show the saturation).
+    Raises TypeError or ValueError when q < 0, threshold is not between 0 and 1, or for another activation.
+    """
+    q = _numbers("q", q, low=0.0)
+    _check_choice("activation", activation, ("sigmoid", "tanh"))
+    _check_number("threshold", threshold)
+    if not 0 < threshold < 1:
+        raise ValueError(f"threshold must be between 0 and 1, but {threshold!r} was given.")
+    edge = math.acosh(1 / math.sqrt(threshold)) * (2 if activation == "sigmoid" else 1)
+    return _plain(np.asarray(2 * ndtr(-edge / np.sqrt(np.maximum(q, 1e-300)))))
+
+
+def sigmoid_window_width(weight: ArrayLike) -> Values:
+    """Length of the interval of inputs a where |weight * sigmoid'(weight * a + bias)| >= 1.
+
+    sigmoid'(z) = 1 / (4 cosh(z / 2)**2), hence 4 / |w| * arccosh(sqrt(|w|) / 2), which is the same as
+    2 / |w| * ln(|w| * (1 + sqrt(1 - 4 / |w|)) / 2 - 1) (Nielsen 2015, chapter 5). It is 0.0 for |w| <= 4.
+    Raises TypeError or ValueError when a weight is not a finite number.
+    """
+    w = np.maximum(np.abs(_numbers("weight", weight)), 4.0)
+    return _plain(np.asarray(4 / w * np.arccosh(np.sqrt(w) / 2)))
+
+
+def widest_sigmoid_window() -> tuple[float, float]:
+    """(weight, width) of the widest window of sigmoid_window_width (Nielsen 2015, chapter 5).
+
+    With w = 4 cosh(u)**2 the width is u / cosh(u)**2, which is largest where 2 u tanh(u) = 1.
+    """
+    u = brentq(lambda u: 2 * u * math.tanh(u) - 1, 0.0, 2.0)
+    return 4 * math.cosh(u) ** 2, u / math.cosh(u) ** 2
+
+
+def output_delta(z: ArrayLike, target: ArrayLike, loss: str) -> Values:
+    """dloss/dz of a sigmoid output a = sigmoid(z), elementwise (Nielsen 2015, chapter 3).
+
+    "squared_error", (a - target)**2 / 2, gives (a - target) * a * (1 - a): it vanishes when the unit is
+    saturated, right or wrong. "cross_entropy" gives a - target: it does not. `z` and `target` broadcast.
+    Raises TypeError or ValueError for another loss, and unless z is finite and the targets are from 0 to 1.
+    """
+    _check_choice("loss", loss, OUTPUT_LOSSES)
+    z, target = _numbers("z", z), _numbers("target", target, low=0.0, high=1.0)
+    _check_broadcast("z and target", z, target)
+    active, inactive = expit(z), expit(-z)  # inactive is 1 - a, without its cancellation
+    error = (1 - target) * active - target * inactive
+    return _plain(np.asarray(error * active * inactive if loss == "squared_error" else error))
+
+
+# --- 4. Normalization --------------------------------------------------------------------------------------
+
+
+def batch_norm_growth(activation: Activation, batch: int | None = None) -> float:
+    """Factor per layer, going back, on the mean squared gradient of linear -> BatchNorm -> activation layers.
+
+    Its root is the factor on the norm. For a large batch (None) it is E[phi'(z)**2] / Var[phi(z)],
+    z ~ N(0, 1): the gradient is divided by what spreads the batch, and that is the variance alone, because
+    batch normalization removes what all examples share. ReLU: pi / (pi - 1) = 1.4669. By the Gaussian
+    Poincare inequality it is never below 1, and is 1 for linear layers only.
+    With a batch of finite size it is larger: (batch - 2) / (batch - 3) for linear layers. Of wide layers with
+    random weights of any scale, scale 1 and shift 0, deep enough for all pairs of examples to have become
+    equally different, which takes some ten layers. (Yang et al. 2019, appendix.)
+    Raises TypeError or ValueError when batch is no integer >= 4 (with 3, the mean is infinite), for an
+    activation that is constant, or on a bad activation.
+    """
+    function = _as_function(activation)
+    slope = _derivative(function)
+    if batch is None:
+        mean, mean_square = activation_moments(1.0, function)
+        return chi(1.0, function, 1.0) / _spread(activation, mean_square - mean**2, mean_square)
+    if isinstance(batch, bool) or not isinstance(batch, Integral):
+        raise TypeError(f"batch must be None or an integer >= 4, but {batch!r} was given.")
+    if batch < 4:
+        raise ValueError(f"batch must be None or an integer >= 4, but {batch!r} was given.")
+    # z of one unit over the batch is a random direction among those orthogonal to (1, .., 1), of length
+    # sqrt(batch): any two examples u, v have variance 1 and correlation -1 / (batch - 1).
+    u, v, weights = _sphere_nodes(int(batch))
+    with torch.inference_mode(False), torch.no_grad():
+        h, k = (_evaluate(function, torch.from_numpy(z)).double().numpy() for z in (u, v))
+    d, e = (_evaluate(slope, torch.from_numpy(z)).double().numpy() for z in (u, v))
+    mean_square, product = weights @ h**2, weights @ (h * k)
+    n, along = batch, weights @ (u * d) ** 2
+    # The gradient arrives with covariance 1 - 1/n over the batch, passes phi', and loses its mean over the
+    # batch and its component along z.
+    kept = (n - 1) ** 2 / n * (weights @ d**2) + (n - 1) / n * (weights @ (d * e))
+    kept -= along - (along + (n - 1) * (weights @ (u * d * v * e))) / n
+    return float(n * kept / ((n - 1) * (n - 3) * _spread(activation, mean_square - product, mean_square)))
+
+
+def layer_norm_growth(activation: Activation) -> float:
+    """Factor per layer, going back, on the mean squared gradient of linear -> LayerNorm -> activation layers.
+
+    Its root is the factor on the norm. It is E[phi'(z)**2] / E[phi(z)**2], z ~ N(0, 1), with RMSNorm and
+    GroupNorm (large groups) too: over the units of a wide random layer z has mean 0 in any case. As in
+    batch_norm_growth, but what all examples share stays: ReLU keeps its gradient (1), a sigmoid loses it.
+    Scale 1 and shift 0; random weights of any scale. (Ba, Kiros and Hinton 2016; Zhang and Sennrich 2019.)
+    Raises TypeError or ValueError for an activation that is constantly 0, or on a bad activation.
+    """
+    function = _as_function(activation)
+    mean_square = activation_moments(1.0, function)[1]
+    return chi(1.0, function, 1.0) / _spread(activation, mean_square, 1.0)
+
+
+def _spread(activation: Activation, variance: float, scale: float) -> float:
+    if not variance > 1e-12 * scale:
+        raise ValueError(f"activation must not be constant, but {activation!r} was given.")
+    return variance
+
+
+def _sphere_nodes(batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Nodes (u, v) and weights of E[f(u, v)], two entries of a random vector of mean 0 and mean square 1.
+
+    Two coordinates of a uniform direction in k = batch - 1 dimensions: density (1 - r**2)**((k - 4) / 2).
+    Polar coordinates as in _pair_expectation: a kink at 0 is a single angle.
+    """
+    k = batch - 1
+    theta, theta_weights = _angular_nodes(np.arccos([-1 / k]), 4)
+    points, weights = np.polynomial.legendre.leggauss(24)
+    edges = np.minimum(np.array([0, 0.5, 1, 2, 3, 4.5, 6, 9, 12]) / math.sqrt(k), 1)
+    edges = np.arcsin(np.unique(edges if k > 144 else np.append(edges, 1.0)))
+    half = np.diff(edges)[:, None] / 2
+    psi = (edges[:-1, None] + half * (1 + points)).ravel()
+    radial = (half * weights).ravel() * (k - 2) * np.sin(psi) * np.cos(psi) ** (k - 3)
+    angle = math.acos(-1 / k) / 2
+    u, v = (math.sqrt(k) * np.outer(np.cos(theta + side * angle), np.sin(psi)) for side in (1, -1))
+    # theta from pi to 2 pi has u and v swapped: only the functions of u alone see a difference.
+    everything = np.outer(theta_weights, radial).ravel() / (2 * math.pi)
+    pairs = [np.concatenate(both) for both in ((u.ravel(), v.ravel()), (v.ravel(), u.ravel()))]
+    return pairs[0], pairs[1], np.concatenate([everything, everything])
+
+
+# --- 5. Residual connections -------------------------------------------------------------------------------
 
 RESIDUAL_NORMALIZATIONS = (None, "batch", "layer", "rms")
 
@@ -858,140 +994,70 @@ def kernel_autocorrelation(kernel: ArrayLike) -> np.ndarray:
     return sums / sums[0]
 
 
-# --- 3. Saturation -----------------------------------------------------------------------------------------
+# --- 6. Recurrence and clipping ----------------------------------------------------------------------------
 
 
-def saturated_share(q: ArrayLike, activation: str, threshold: float = 0.05) -> Values:
-    """Share of units with |phi'(z)| < threshold * sup|phi'|, z ~ N(0, q), for sigmoid or tanh.
+def recurrent_gradient_bound(steps: ArrayLike, largest_singular_value: float, slope: float = 1.0) -> Values:
+    """Upper bound of the norm of dh_T / dh_t, T - t = steps: (slope * largest_singular_value)**steps.
 
-    phi' / sup|phi'| is 1 / cosh(z)**2 for tanh and 1 / cosh(z / 2)**2 for sigmoid, so |z| has to pass
-    arccosh(1 / sqrt(threshold)), or twice that (Glorot and Bengio 2010 show the saturation).
-    Raises TypeError or ValueError when q < 0, threshold is not between 0 and 1, or for another activation.
+    For h_t = phi(W h_{t-1} + ...) with |phi'| <= slope (1 for tanh and ReLU, 1/4 for the sigmoid). Below 1 it
+    is a proof that the gradient vanishes; above 1 it proves nothing (Pascanu, Mikolov, Bengio 2013).
+    Returns inf where float64 overflows. Raises TypeError or ValueError when an argument is negative or not
+    finite.
     """
-    q = _numbers("q", q, low=0.0)
-    _check_choice("activation", activation, ("sigmoid", "tanh"))
-    _check_number("threshold", threshold)
-    if not 0 < threshold < 1:
-        raise ValueError(f"threshold must be between 0 and 1, but {threshold!r} was given.")
-    edge = math.acosh(1 / math.sqrt(threshold)) * (2 if activation == "sigmoid" else 1)
-    return _plain(np.asarray(2 * ndtr(-edge / np.sqrt(np.maximum(q, 1e-300)))))
+    steps = _numbers("steps", steps, low=0.0)
+    _check_number("largest_singular_value", largest_singular_value, 0.0, or_equal=True)
+    _check_number("slope", slope, 0.0, or_equal=True)
+    with np.errstate(over="ignore"):
+        return _plain(np.asarray((slope * largest_singular_value) ** steps))
 
 
-def sigmoid_window_width(weight: ArrayLike) -> Values:
-    """Length of the interval of inputs a where |weight * sigmoid'(weight * a + bias)| >= 1.
+def gaussian_power_norms(steps: ArrayLike, spectral_radius: float) -> tuple[Values, Values]:
+    """(typical, largest) factor by which the power W**steps of a wide Gaussian matrix stretches a vector.
 
-    sigmoid'(z) = 1 / (4 cosh(z / 2)**2), hence 4 / |w| * arccosh(sqrt(|w|) / 2), which is the same as
-    2 / |w| * ln(|w| * (1 + sqrt(1 - 4 / |w|)) / 2 - 1) (Nielsen 2015, chapter 5). It is 0.0 for |w| <= 4.
-    Raises TypeError or ValueError when a weight is not a finite number.
+    W has independent entries of variance spectral_radius**2 / width. A random vector is stretched by
+    spectral_radius**k, the one that is stretched most by sqrt((k + 1)**(k + 1) / k**k) times as much: at
+    k = 1 that is the largest singular value, 2 * spectral_radius. For a width much larger than k
+    (Larsen 2002, on powers of R-diagonal elements). Returns inf where float64 overflows.
+    Raises TypeError or ValueError when an argument is negative or not finite.
     """
-    w = np.maximum(np.abs(_numbers("weight", weight)), 4.0)
-    return _plain(np.asarray(4 / w * np.arccosh(np.sqrt(w) / 2)))
+    k = _numbers("steps", steps, low=0.0)
+    _check_number("spectral_radius", spectral_radius, 0.0, or_equal=True)
+    with np.errstate(over="ignore"):
+        typical = np.asarray(spectral_radius**k)
+        excess = np.exp(((k + 1) * np.log(k + 1) - k * np.log(np.maximum(k, 1e-300))) / 2)
+        return _plain(typical), _plain(np.asarray(typical * excess))
 
 
-def widest_sigmoid_window() -> tuple[float, float]:
-    """(weight, width) of the widest window of sigmoid_window_width (Nielsen 2015, chapter 5).
+def cell_path(steps: ArrayLike, forget_bias: float) -> Values:
+    """dc_T / dc_t of an LSTM along its cell, T - t = steps: sigmoid(forget_bias)**steps.
 
-    With w = 4 cosh(u)**2 the width is u / cosh(u)**2, which is largest where 2 u tanh(u) = 1.
+    The product of the forget gates where their inputs have mean 0 and little variance, as at initialization;
+    0.5**steps for forget_bias 0, 0.731**steps for 1 (Gers, Schmidhuber, Cummins 2000; Jozefowicz, Zaremba,
+    Sutskever 2015). The gradient has other paths besides, through h.
+    Raises TypeError or ValueError when steps is negative or not finite, or forget_bias is not finite.
     """
-    u = brentq(lambda u: 2 * u * math.tanh(u) - 1, 0.0, 2.0)
-    return 4 * math.cosh(u) ** 2, u / math.cosh(u) ** 2
+    steps = _numbers("steps", steps, low=0.0)
+    _check_number("forget_bias", forget_bias)
+    return _plain(np.asarray(expit(forget_bias) ** steps))
 
 
-def output_delta(z: ArrayLike, target: ArrayLike, loss: str) -> Values:
-    """dloss/dz of a sigmoid output a = sigmoid(z), elementwise (Nielsen 2015, chapter 3).
+def value_clipping_cosine(threshold: ArrayLike) -> Values:
+    """Cosine between a long Gaussian gradient and itself clipped by value at `threshold` deviations.
 
-    "squared_error", (a - target)**2 / 2, gives (a - target) * a * (1 - a): it vanishes when the unit is
-    saturated, right or wrong. "cross_entropy" gives a - target: it does not. `z` and `target` broadcast.
-    Raises TypeError or ValueError for another loss, and unless z is finite and the targets are from 0 to 1.
+    E[g c(g)] / sqrt(E[c(g)**2]) for g ~ N(0, 1) and c(g) = g cut off at +- threshold. Down to sqrt(2 / pi) =
+    0.798 for small thresholds, where only the signs are left. Clipping by norm has cosine 1. Gradients with
+    a few large entries lose more: down to 1 / sqrt(number of entries).
+    Raises TypeError or ValueError unless threshold > 0.
     """
-    _check_choice("loss", loss, OUTPUT_LOSSES)
-    z, target = _numbers("z", z), _numbers("target", target, low=0.0, high=1.0)
-    _check_broadcast("z and target", z, target)
-    active, inactive = expit(z), expit(-z)  # inactive is 1 - a, without its cancellation
-    error = (1 - target) * active - target * inactive
-    return _plain(np.asarray(error * active * inactive if loss == "squared_error" else error))
-
-
-# --- 4. Normalization --------------------------------------------------------------------------------------
-
-
-def batch_norm_growth(activation: Activation, batch: int | None = None) -> float:
-    """Factor per layer, going back, on the mean squared gradient of linear -> BatchNorm -> activation layers.
-
-    Its root is the factor on the norm. For a large batch (None) it is E[phi'(z)**2] / Var[phi(z)],
-    z ~ N(0, 1): the gradient is divided by what spreads the batch, and that is the variance alone, because
-    batch normalization removes what all examples share. ReLU: pi / (pi - 1) = 1.4669. By the Gaussian
-    Poincare inequality it is never below 1, and is 1 for linear layers only.
-    With a batch of finite size it is larger: (batch - 2) / (batch - 3) for linear layers. Of wide layers with
-    random weights of any scale, scale 1 and shift 0, deep enough for all pairs of examples to have become
-    equally different, which takes some ten layers. (Yang et al. 2019, appendix.)
-    Raises TypeError or ValueError when batch is no integer >= 4 (with 3, the mean is infinite), for an
-    activation that is constant, or on a bad activation.
-    """
-    function = _as_function(activation)
-    slope = _derivative(function)
-    if batch is None:
-        mean, mean_square = activation_moments(1.0, function)
-        return chi(1.0, function, 1.0) / _spread(activation, mean_square - mean**2, mean_square)
-    if isinstance(batch, bool) or not isinstance(batch, Integral):
-        raise TypeError(f"batch must be None or an integer >= 4, but {batch!r} was given.")
-    if batch < 4:
-        raise ValueError(f"batch must be None or an integer >= 4, but {batch!r} was given.")
-    # z of one unit over the batch is a random direction among those orthogonal to (1, .., 1), of length
-    # sqrt(batch): any two examples u, v have variance 1 and correlation -1 / (batch - 1).
-    u, v, weights = _sphere_nodes(int(batch))
-    with torch.inference_mode(False), torch.no_grad():
-        h, k = (_evaluate(function, torch.from_numpy(z)).double().numpy() for z in (u, v))
-    d, e = (_evaluate(slope, torch.from_numpy(z)).double().numpy() for z in (u, v))
-    mean_square, product = weights @ h**2, weights @ (h * k)
-    n, along = batch, weights @ (u * d) ** 2
-    # The gradient arrives with covariance 1 - 1/n over the batch, passes phi', and loses its mean over the
-    # batch and its component along z.
-    kept = (n - 1) ** 2 / n * (weights @ d**2) + (n - 1) / n * (weights @ (d * e))
-    kept -= along - (along + (n - 1) * (weights @ (u * d * v * e))) / n
-    return float(n * kept / ((n - 1) * (n - 3) * _spread(activation, mean_square - product, mean_square)))
-
-
-def layer_norm_growth(activation: Activation) -> float:
-    """Factor per layer, going back, on the mean squared gradient of linear -> LayerNorm -> activation layers.
-
-    Its root is the factor on the norm. It is E[phi'(z)**2] / E[phi(z)**2], z ~ N(0, 1), with RMSNorm and
-    GroupNorm (large groups) too: over the units of a wide random layer z has mean 0 in any case. As in
-    batch_norm_growth, but what all examples share stays: ReLU keeps its gradient (1), a sigmoid loses it.
-    Scale 1 and shift 0; random weights of any scale. (Ba, Kiros and Hinton 2016; Zhang and Sennrich 2019.)
-    Raises TypeError or ValueError for an activation that is constantly 0, or on a bad activation.
-    """
-    function = _as_function(activation)
-    mean_square = activation_moments(1.0, function)[1]
-    return chi(1.0, function, 1.0) / _spread(activation, mean_square, 1.0)
-
-
-def _spread(activation: Activation, variance: float, scale: float) -> float:
-    if not variance > 1e-12 * scale:
-        raise ValueError(f"activation must not be constant, but {activation!r} was given.")
-    return variance
-
-
-def _sphere_nodes(batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Nodes (u, v) and weights of E[f(u, v)], two entries of a random vector of mean 0 and mean square 1.
-
-    Two coordinates of a uniform direction in k = batch - 1 dimensions: density (1 - r**2)**((k - 4) / 2).
-    Polar coordinates as in _pair_expectation: a kink at 0 is a single angle.
-    """
-    k = batch - 1
-    theta, theta_weights = _angular_nodes(np.arccos([-1 / k]), 4)
-    points, weights = np.polynomial.legendre.leggauss(24)
-    edges = np.minimum(np.array([0, 0.5, 1, 2, 3, 4.5, 6, 9, 12]) / math.sqrt(k), 1)
-    edges = np.arcsin(np.unique(edges if k > 144 else np.append(edges, 1.0)))
-    half = np.diff(edges)[:, None] / 2
-    psi = (edges[:-1, None] + half * (1 + points)).ravel()
-    radial = (half * weights).ravel() * (k - 2) * np.sin(psi) * np.cos(psi) ** (k - 3)
-    angle = math.acos(-1 / k) / 2
-    u, v = (math.sqrt(k) * np.outer(np.cos(theta + side * angle), np.sin(psi)) for side in (1, -1))
-    # theta from pi to 2 pi has u and v swapped: only the functions of u alone see a difference.
-    everything = np.outer(theta_weights, radial).ravel() / (2 * math.pi)
-    pairs = [np.concatenate(both) for both in ((u.ravel(), v.ravel()), (v.ravel(), u.ravel()))]
-    return pairs[0], pairs[1], np.concatenate([everything, everything])
+    t = _numbers("threshold", threshold, low=0.0)
+    if (t == 0).any():
+        raise ValueError("threshold must be above 0, but 0 was given: nothing would be left of the gradient.")
+    t = np.clip(t, 1e-6, 40.0)  # beyond, both ends have been reached
+    inside = 1 - 2 * ndtr(-t)  # E[g c(g)] = E[c'(g)], by parts
+    density = np.exp(-(t**2) / 2) / math.sqrt(2 * math.pi)
+    square = inside - 2 * t * density + 2 * t**2 * ndtr(-t)
+    return _plain(np.asarray(inside / np.sqrt(square)))
 
 
 # --- 7. Transformers ---------------------------------------------------------------------------------------
@@ -1076,7 +1142,7 @@ class TransformerTrajectory:
 
     variance (depth + 1,): mean square of the entries of the stream, before the first block and after each.
     difference (depth + 1,): 1 - cosine between two tokens of one sequence, there.
-    last_gradient: of the last feed-forward weights, relative to no division after the last sum.
+    last_gradient: norm of the gradient by the last feed-forward weights, 1 for a stream of mean square 1.
     """
 
     variance: np.ndarray
@@ -1145,73 +1211,7 @@ def attention_residual(residual: ArrayLike, tokens: int, d_model: int) -> Values
     return _plain(residual**3 * math.sqrt(1 / (tokens - 1) + 1 / d_model))
 
 
-# --- 7. Recurrence and clipping ----------------------------------------------------------------------------
-
-
-def recurrent_gradient_bound(steps: ArrayLike, largest_singular_value: float, slope: float = 1.0) -> Values:
-    """Upper bound of the norm of dh_T / dh_t, T - t = steps: (slope * largest_singular_value)**steps.
-
-    For h_t = phi(W h_{t-1} + ...) with |phi'| <= slope (1 for tanh and ReLU, 1/4 for the sigmoid). Below 1 it
-    is a proof that the gradient vanishes; above 1 it proves nothing (Pascanu, Mikolov, Bengio 2013).
-    Returns inf where float64 overflows. Raises TypeError or ValueError when an argument is negative or not
-    finite.
-    """
-    steps = _numbers("steps", steps, low=0.0)
-    _check_number("largest_singular_value", largest_singular_value, 0.0, or_equal=True)
-    _check_number("slope", slope, 0.0, or_equal=True)
-    with np.errstate(over="ignore"):
-        return _plain(np.asarray((slope * largest_singular_value) ** steps))
-
-
-def gaussian_power_norms(steps: ArrayLike, spectral_radius: float) -> tuple[Values, Values]:
-    """(typical, largest) factor by which the power W**steps of a wide Gaussian matrix stretches a vector.
-
-    W has independent entries of variance spectral_radius**2 / width. A random vector is stretched by
-    spectral_radius**k, the one that is stretched most by sqrt((k + 1)**(k + 1) / k**k) times as much: at
-    k = 1 that is the largest singular value, 2 * spectral_radius. For a width much larger than k
-    (Larsen 2002, on powers of R-diagonal elements). Returns inf where float64 overflows.
-    Raises TypeError or ValueError when an argument is negative or not finite.
-    """
-    k = _numbers("steps", steps, low=0.0)
-    _check_number("spectral_radius", spectral_radius, 0.0, or_equal=True)
-    with np.errstate(over="ignore"):
-        typical = np.asarray(spectral_radius**k)
-        excess = np.exp(((k + 1) * np.log(k + 1) - k * np.log(np.maximum(k, 1e-300))) / 2)
-        return _plain(typical), _plain(np.asarray(typical * excess))
-
-
-def cell_path(steps: ArrayLike, forget_bias: float) -> Values:
-    """dc_T / dc_t of an LSTM along its cell, T - t = steps: sigmoid(forget_bias)**steps.
-
-    The product of the forget gates where their inputs have mean 0 and little variance, as at initialization;
-    0.5**steps for forget_bias 0, 0.731**steps for 1 (Gers, Schmidhuber, Cummins 2000; Jozefowicz, Zaremba,
-    Sutskever 2015). The gradient has other paths besides, through h.
-    Raises TypeError or ValueError when steps is negative or not finite, or forget_bias is not finite.
-    """
-    steps = _numbers("steps", steps, low=0.0)
-    _check_number("forget_bias", forget_bias)
-    return _plain(np.asarray(expit(forget_bias) ** steps))
-
-
-def value_clipping_cosine(threshold: ArrayLike) -> Values:
-    """Cosine between a long Gaussian gradient and itself clipped by value at `threshold` deviations.
-
-    E[g c(g)] / sqrt(E[c(g)**2]) for g ~ N(0, 1) and c(g) = g cut off at +- threshold. Down to sqrt(2 / pi) =
-    0.798 for small thresholds, where only the signs are left. Clipping by norm has cosine 1. Gradients with
-    a few large entries lose more: down to 1 / sqrt(number of entries).
-    Raises TypeError or ValueError unless threshold > 0.
-    """
-    t = _numbers("threshold", threshold, low=0.0)
-    if (t == 0).any():
-        raise ValueError("threshold must be above 0, but 0 was given: nothing would be left of the gradient.")
-    t = np.clip(t, 1e-6, 40.0)  # beyond, both ends have been reached
-    inside = 1 - 2 * ndtr(-t)  # E[g c(g)] = E[c'(g)], by parts
-    density = np.exp(-(t**2) / 2) / math.sqrt(2 * math.pi)
-    square = inside - 2 * t * density + 2 * t**2 * ndtr(-t)
-    return _plain(np.asarray(inside / np.sqrt(square)))
-
-
-# --- 9. Optimizers and dropout -----------------------------------------------------------------------------
+# --- 8. Optimizers and dropout -----------------------------------------------------------------------------
 
 
 def adam_first_step(gradient: ArrayLike, learning_rate: float = 1e-3, eps: float = 1e-8) -> Values:
