@@ -41,7 +41,8 @@ session.start(seed=0)
 #
 # $$\text{step} = \text{lr} \cdot \frac{g}{|g| + \varepsilon}, \qquad \varepsilon = 10^{-8}.$$
 #
-# With lr = 0.001 and $g = 1$ that is 0.001. **Predict** the step for $g = 10^{-4}$, for $g = 10^{-8}$, and for $g = 10^{-12}$.
+# With lr = 0.001 and $g = 1$ that is 0.001. **Predict** the step for $g = 10^{-4}$, for $g = 10^{-8}$, and for
+# $g = 10^{-12}$.
 
 
 # %%
@@ -56,9 +57,9 @@ for gradient in (1.0, 1e-4, 1e-8, 1e-12):
     assert math.isclose(adam_step, theory.adam_first_step(gradient), rel_tol=1e-9)
 
 # %% [markdown]
-# **What you should see.** Down to about $10^{-8}$ Adam's step does not depend on the gradient's size. At $g = \varepsilon$ it is half,
-# and below that it falls as SGD's does, only from a higher place. So Adam might cure a vanishing gradient, down to a floor.
-# First let us look inside.
+# **What you should see.** Down to about $10^{-8}$ Adam's step does not depend on the gradient's size. At
+# $g = \varepsilon$ it is half, and below that it falls as SGD's does, only from a higher place. So Adam might cure a
+# vanishing gradient, down to a floor. First let us look inside.
 
 # %% [markdown]
 # ## 2 · Momentum, RMSProp, Adam: a few lines each
@@ -246,10 +247,10 @@ assert last_loss(rescued["RMSProp"]) < 2 and last_loss(rescued["Adam"]) < 2
 assert last_loss(rescued["momentum, σ_w = 1"]) < 0.7
 
 # %% [markdown]
-# **What you should see.** SGD and momentum stay at 2.3, or explode, at every rate: the rate that would move the
-# weights throws the last layer's biases about. RMSProp and Adam leave, because they give every weight a step of its own size. So a better optimizer
-# *can* save a sick network. But compare the last line: the right start costs nothing, and does much more in the same four
-# epochs. **Adam treats the symptom. An initialization removes the cause.**
+# **What you should see.** SGD and momentum stay at 2.3, or explode, at every rate: the rate that would move the weights
+# throws the last layer's biases about. RMSProp and Adam leave, because they give every weight a step of its own size.
+# So a better optimizer *can* save a sick network. But compare the last line: the right start costs nothing, and does
+# much more in the same four epochs. **Adam treats the symptom. An initialization removes the cause.**
 
 # %% [markdown]
 # ## 4 · The first floor: ε
@@ -302,8 +303,8 @@ for gradient, step in measured[[0, -1]]:
 # The floor is a setting, so it can be moved: a smaller ε, or, which is the same, a larger loss. Multiply the loss by
 # $10^{10}$ and every $g$ grows by that factor: Adam's step does not notice, but for ε, which is now $10^{10}$ times smaller.
 #
-# **Predict.** Twenty layers with $\sigma_w = 0.2$: a typical gradient is far below ε. Does Adam train them? And with the larger
-# loss?
+# **Predict.** Twenty layers with $\sigma_w = 0.2$: a typical gradient is far below ε. Does Adam train them? And with
+# the larger loss?
 
 
 # %%
@@ -332,9 +333,9 @@ stuck, freed = (run.loss_by_epoch[1, :, -1] for run in floors.values())  # at 0.
 assert (stuck > 2.29).all() and (freed < 2.25).all()
 
 # %% [markdown]
-# **What you should see.** At 0.003, the rate at which Adam works elsewhere, all three seeds stay at 2.3, and all three leave with
-# the larger loss. (A larger rate makes up for some of it: below ε the step is lr/ε · g.) In mixed precision one scales the
-# loss for the same reason one floor lower, where the number format gives up.
+# **What you should see.** At 0.003, the rate at which Adam works elsewhere, all three seeds stay at 2.3, and all three
+# leave with the larger loss. (A larger rate makes up for some of it: below ε the step is lr/ε · g.) In mixed precision
+# one scales the loss for the same reason one floor lower, where the number format gives up.
 #
 # All of this in float64. In float16 or float32 the gradient may be exactly 0 long before, and nothing can be divided by that.
 
@@ -385,19 +386,20 @@ print(f"no signal: spread of a step {spread:.2g} learning rates, theory {theory.
 assert abs(spread - 0.229) < 0.01
 
 # %% [markdown]
-# **What you should see.** Answer (b), 0.23, *however small the noise is*. Adam cannot know that there is nothing to follow, and walks
-# at random. In $T$ steps a random walk comes $\text{lr} \sqrt T$ far (what a gradient adds is spread over several
-# steps, but adds up to one), and the signal $\text{lr}\, s\, T$. So the signal wins after about $1/s^2$ steps: 100 for
-# $s = 0.1$, a million for $s = 0.001$. This is the noise floor. No ε moves it.
+# **What you should see.** Answer (b), 0.23, *however small the noise is*. Adam cannot know that there is nothing to
+# follow, and walks at random. In $T$ steps a random walk comes $\text{lr} \sqrt T$ far (what a gradient adds is spread
+# over several steps, but adds up to one), and the signal $\text{lr}\, s\, T$. So the signal wins after about $1/s^2$
+# steps: 100 for $s = 0.1$, a million for $s = 0.001$. This is the noise floor. No ε moves it.
 #
 # ### Where does a network have it?
 #
-# Take two networks of 16 layers with small gradients: one with small weights ($\sigma_w = 0.5$) and no biases, and one with
-# biases ($\sigma_w^2 = \tfrac13$ and $\sigma_b^2 = \tfrac1{72}$, much like PyTorch's default at width 24). By lesson 04 both are ordered. But in
-# the second the biases are the same for all images, and in the end they drown the difference between two of them.
+# Take two networks of 16 layers with small gradients: one with small weights ($\sigma_w = 0.5$) and no biases, and one
+# with biases ($\sigma_w^2 = \tfrac13$ and $\sigma_b^2 = \tfrac1{72}$, much like PyTorch's default at width 24). By
+# lesson 04 both are ordered. But in the second the biases are the same for all images, and in the end they drown the
+# difference between two of them.
 #
-# To be fair, both start where training gets in a few steps: the readout's bias is set so that each class gets, on average, the
-# probability of its frequency. Then we ask Adam what it *would* do: 300 mini-batches, no step taken.
+# To be fair, both start where training gets in a few steps: the readout's bias is set so that each class gets, on
+# average, the probability of its frequency. Then we ask Adam what it *would* do: 300 mini-batches, no step taken.
 
 
 # %%
@@ -412,8 +414,8 @@ def ordered_network(weight_var, bias_var, seed, depth=16):
 
 
 # %% [markdown]
-# The gradients of all mini-batches at once, and of each weight its signal over its noise, by which theory knows how far Adam goes the
-# right way.
+# The gradients of all mini-batches at once, and of each weight its signal over its noise, by which theory knows how far
+# Adam goes the right way.
 
 
 # %%
@@ -484,9 +486,9 @@ signals_by_layer = [np.median(norms[name], axis=0) for name in kinds]
 assert (signals_by_layer[1] > 4 * signals_by_layer[0]).all()
 
 # %% [markdown]
-# **What you should see.** Left: both signals are small, and that of the small weights is the smaller one, by a factor of four
-# or more. Right: it is the one that Adam can use, in every layer. With biases the *first* layers take useful steps, too; but in the
-# last ones hardly anything of the step is useful. All of it is noise, at full size.
+# **What you should see.** Left: both signals are small, and that of the small weights is the smaller one, by a factor
+# of four or more. Right: it is the one that Adam can use, in every layer. With biases the *first* layers take useful
+# steps, too; but in the last ones hardly anything of the step is useful. Nearly all of it is noise, at full size.
 #
 # **Why.** A weight gradient is $\sum_i \delta_i\, h_i^\top$ over the images. If all $h_i$ are nearly the same $h$, it is
 # $(\sum_i \delta_i)\, h^\top$, and over *all* images the errors of a network that guesses the frequencies sum to 0; over a
@@ -503,8 +505,9 @@ explorers.optimizer_chain()
 # %% [markdown]
 # ## 6 · Misdiagnosis: the waist
 #
-# A colleague's network of ten tanh layers is far above zero when others are done, at every learning rate. "Vanishing gradient,"
-# she says. She has copied the sizes of its layers from a table: 24, 24, 24, **1**, 24, 24 …, a misprint that nobody noticed.
+# A colleague's network of ten tanh layers is far above zero when others are done, at every learning rate. "Vanishing
+# gradient," she says. She has copied the sizes of its layers from a table: 24, 24, 24, **1**, 24, 24 …, a misprint that
+# nobody noticed.
 #
 # **Predict.** Which of the four panels of the dashboard can tell her network from the one with small weights?
 
@@ -563,8 +566,8 @@ for name, (found, values) in patients.items():
 # %% [markdown]
 # **What you should see.** SCALE tells that her gradient is healthy: it keeps a fifth of its norm, where the other keeps
 # 2e-5 of it. And SPECTRUM tells what is wrong: **one** singular value, and nine that are 0 but for rounding (drawn at
-# $10^{-12}$). CORRELATION says nothing here: at the waist two inputs are either equal or opposite in direction, and on average
-# that is 0.
+# $10^{-12}$). CORRELATION says nothing here: at the waist two inputs are either equal or opposite in direction, and on
+# average that is 0.
 #
 # **Why.** The rank of a product of matrices is at most that of its smallest factor. Whatever the image, the ten outputs move
 # along one curve. (In principle ten classes could lie on that curve one after the other. Gradient descent is not good at
@@ -601,9 +604,9 @@ assert ends["small weights", "larger weights"] < 0.7 and ends["small weights", "
 assert all(ends["waist", cure] > 1.2 for cure in cures if cure != "wider") and ends["waist", "wider"] < 0.8
 
 # %% [markdown]
-# **What you should see.** The two columns are mirror images. What cures small weights (Adam a little, larger weights much) leaves the
-# waist about where it was; the width that cures the waist does nothing for small weights. The complaint was the same. Depth
-# cannot make up for width: what one layer has thrown away, no later layer brings back.
+# **What you should see.** The two columns are mirror images. What cures small weights (Adam a little, larger weights
+# much) leaves the waist about where it was; the width that cures the waist does nothing for small weights. The
+# complaint was the same. Depth cannot make up for width: what one layer has thrown away, no later layer brings back.
 #
 # (It need not be a misprint. An embedding of too few numbers, a pooling layer too early, a narrow layer without a skip around
 # it: each is a waist.)
@@ -611,9 +614,9 @@ assert all(ends["waist", cure] > 1.2 for cure in cures if cure != "wider") and e
 # %% [markdown]
 # ## 7 · Two errors
 #
-# So far we looked at the *training* loss: can the network learn at all? What one wants is a low loss on images it has never seen.
-# To see the difference clearly, take only 150 training images, two hidden ReLU layers, He's start, Adam, 60 epochs. The
-# validation images come in two halves; the second is for later.
+# So far we looked at the *training* loss: can the network learn at all? What one wants is a low loss on images it has
+# never seen. To see the difference clearly, take only 150 training images, two hidden ReLU layers, He's start, Adam, 60
+# epochs. The validation images come in two halves; the second is for later.
 
 # %%
 half = len(digits.validation_inputs) // 2
@@ -685,11 +688,11 @@ assert ends[2][1] > ends[8][1] > ends[64][1] and parameters(2, 64) > 50 * 150
 # - **Overfitting** (64 units): the training loss goes on to fall by decades, while the validation loss has long stopped, and
 #   *rises*. The network gets surer, also where it is wrong.
 #
-# And a surprise, if you know the textbook curve, a U of the validation loss over the size of the network: there is none. The largest
-# network, with sixty parameters for each image, has the lowest validation loss, although its training loss is zero in
-# practice. Overfitting shows here along the *epochs*, not along the width. That larger networks can generalize better has been
-# found again and again (Zhang and others 2017; Belkin and others 2019). So do not choose the size in order not to overfit:
-# choose it large enough, and regularize.
+# And a surprise, if you know the textbook curve, a U of the validation loss over the size of the network: there is
+# none. The largest network, with sixty parameters for each image, has the lowest validation loss, although its training
+# loss is zero in practice. Overfitting shows here along the *epochs*, not along the width. That larger networks can
+# generalize better has been found again and again (Zhang and others 2017; Belkin and others 2019). So do not choose the
+# size in order not to overfit: choose it large enough, and regularize.
 
 # %% [markdown]
 # ## 8 · Four treatments for overfitting
@@ -757,8 +760,9 @@ for ax, (name, xlabel) in zip(axes, xlabels.items(), strict=True):
 axes[0].set_ylabel("validation loss");
 
 # %% [markdown]
-# The best of each kind was chosen on the first half of the validation images, and choosing flatters. So the comparison is made on the
-# **second half**, which no choice has seen. (The same seeds give the same training.) Early stopping chooses its epoch on the first half, too.
+# The best of each kind was chosen on the first half of the validation images, and choosing flatters. So the comparison
+# is made on the **second half**, which no choice has seen. (The same seeds give the same training.) Early stopping
+# chooses its epoch on the first half, too.
 
 # %%
 table = {}
@@ -789,10 +793,12 @@ assert max(wrong["L2"], wrong["L1"]) < 0.7 * wrong["nothing"]
 assert min(medians["dropout"], medians["early stopping"]) > 0.9 * medians["nothing"]
 
 # %% [markdown]
-# **What you should see.** The U of L1 and L2: towards the left it returns to the untreated network, and towards the right the
-# penalty is all that counts, and the network underfits. Between them both lower the loss clearly and about halve the errors. Dropout and early stopping bring nothing on this task. (Where the
-# validation loss rises only a little there is little to gain by stopping; and half of 449 images is a small jury, which picks
-# an epoch partly by luck.) Do not take the ranking for a law: it is one task of many. Take the method: one grid, several seeds, a second half.
+# **What you should see.** The U of L1 and L2: towards the left it returns to the untreated network, and towards the
+# right the penalty is all that counts, and the network underfits. Between them both lower the loss clearly and about
+# halve the errors. Dropout and early stopping bring nothing on this task. (Where the validation loss rises only a
+# little there is little to gain by stopping; and half of 449 images is a small jury, which picks an epoch partly by
+# luck.) Do not take the ranking for a law: it is one task of many. Take the method: one grid, several seeds, a second
+# half.
 #
 # What is the difference between L1 and L2, if their losses are alike? Look at the weights.
 
@@ -806,8 +812,8 @@ for name, penalty in {"L2": {"l2": 0.01}, "L1": {"l1": 0.003}}.items():
     assert (near > 0.6) == (name == "L1") and (near < 0.4) == (name == "L2")
 
 # %% [markdown]
-# L1 leaves few weights and those are large; L2 leaves many and small ones. (A derivative of L2 is proportional to the weight, and
-# becomes harmless as the weight does; that of L1 is $\pm\lambda$ to the end.)
+# L1 leaves few weights and those are large; L2 leaves many and small ones. (A derivative of L2 is proportional to the
+# weight, and becomes harmless as the weight does; that of L1 is $\pm\lambda$ to the end.)
 #
 # A trap: with Adam the slope of the penalty is divided by $\sqrt v$ too, so that a weight with large gradients is hardly
 # shrunk. AdamW (Loshchilov and Hutter, 2019) shrinks the weight directly, past the division. For SGD the two are the same.
@@ -829,8 +835,8 @@ def dropped(x, keep, seed):
 
 
 # %% [markdown]
-# First the scaling itself, on 100 000 ReLU units with $p = \tfrac12$: what becomes of one that is kept, of the mean, and of the mean
-# square?
+# First the scaling itself, on 100 000 ReLU units with $p = \tfrac12$: what becomes of one that is kept, of the mean,
+# and of the mean square?
 
 # %%
 x = torch.relu(data.gaussian_batch(1, 100_000, seed=0))
@@ -913,16 +919,17 @@ print(f"He · p in evaluation {scaled:.1g} (theory {0.8**19:.1g})")
 assert abs(math.log(he * 0.8**19)) < 0.6 and abs(math.log(scaled / 0.8**19)) < 0.6
 
 # %% [markdown]
-# **What you should see.** No variance of the weights is right in both modes: what is kept in training vanishes in evaluation. The
-# scaling keeps the mean, and a deep ReLU network passes on the mean square. In practice this is mild, because dropout is used
-# in a few layers, lightly, and beside normalization. But it adds a trap of its own there: batch normalization
-# stores the variance that it saw *in training*, which is too large for evaluation (Li and others, 2019).
+# **What you should see.** No variance of the weights is right in both modes: what is kept in training vanishes in
+# evaluation. The scaling keeps the mean, and a deep ReLU network passes on the mean square. In practice this is mild,
+# because dropout is used in a few layers, lightly, and beside normalization. But it adds a trap of its own there: batch
+# normalization stores the variance that it saw *in training*, which is too large for evaluation (Li and others, 2019).
 
 # %% [markdown]
 # ## 10 · So, how deep?
 #
-# One split of the data is one opinion. **k-fold cross-validation** cuts the data into $k$ parts, trains $k$ times on all but one, and
-# tests on the one left out: every image is tested once, and the spread over the folds tells how much to believe.
+# One split of the data is one opinion. **k-fold cross-validation** cuts the data into $k$ parts, trains $k$ times on
+# all but one, and tests on the one left out: every image is tested once, and the spread over the folds tells how much
+# to believe.
 #
 # Five folds, all 1797 digits. To compare depths fairly each network gets about 6000 parameters: the deeper, the
 # narrower. He's start, ReLU, Adam; each depth at its own best rate from one grid.
@@ -1015,13 +1022,13 @@ assert training[16] > 10 * training[1] and errors["16 + skips"] < 0.7 * errors[1
 # not fit too well. It does not get there: the degradation of lesson 06. Skips win back much of it, and still do not
 # beat one hidden layer.
 #
-# (Small print. The rate was chosen by the same folds, which flatters all rows alike. The pixels were standardized once, and not anew
-# in each fold. And at equal parameters deeper means narrower, so depth pays twice: that is the question one has in practice,
-# but not the only one.)
+# (Small print. The rate was chosen by the same folds, which flatters all rows alike. The pixels were standardized once,
+# and not anew in each fold. And at equal parameters deeper means narrower, so depth pays twice: that is the question
+# one has in practice, but not the only one.)
 #
-# **So, how deep?** As deep as your validation error asks for, and no deeper than you can train. On 8 × 8 digits that is one layer.
-# Where problems are made of parts of parts (images, language), depth pays, and then everything of this course
-# is needed: a start, normalization, skips; an optimizer comes after them.
+# **So, how deep?** As deep as your validation error asks for, and no deeper than you can train. On 8 × 8 digits that is
+# one layer. Where problems are made of parts of parts (images, language), depth pays, and then everything of this
+# course is needed: a start, normalization, skips; an optimizer comes after them.
 
 # %% [markdown]
 # ## Check yourself
@@ -1062,8 +1069,8 @@ assert training[16] > 10 * training[1] and errors["16 + skips"] < 0.7 * errors[1
 #
 # </details>
 #
-# **5.** Dropout with $p = 0.5$ after each of 10 ReLU layers, He's start. What is the mean square of the last layer in training,
-# relative to evaluation?
+# **5.** Dropout with $p = 0.5$ after each of 10 ReLU layers, He's start. What is the mean square of the last layer in
+# training, relative to evaluation?
 #
 # <details><summary>Answer</summary>
 #
@@ -1075,8 +1082,8 @@ assert training[16] > 10 * training[1] and errors["16 + skips"] < 0.7 * errors[1
 #
 # <details><summary>Answer</summary>
 #
-# It cannot be said from that: the difference is as large as the spread. Compare fold by fold, repeat with other folds, or take
-# the simpler network.
+# It cannot be said from that: the difference is as large as the spread. Compare fold by fold, repeat with other folds,
+# or take the simpler network.
 #
 # </details>
 
