@@ -186,14 +186,27 @@ for name, path in paths.items():
     assert (loss < 0.02 and longest < 0.26) if name == "clipped" else (loss > 0.08 and longest > 1)
 
 # %% [markdown]
-# The landscape from above (dark is low), and the places that each path visits:
+# The landscape, and the places that each path visits (drawn a little above it):
 
 # %%
 b, w = np.meshgrid(np.linspace(-3, 0, 151), np.linspace(3.8, 6.2, 121), indexing="ij")
 height = cliff_gradient(w, b)[0].numpy()
 
+# %%
+ax = plt.subplots(figsize=(7.5, 5), subplot_kw={"projection": "3d"})[1]
+ax.plot_surface(w, b, height, cmap="cividis", rcount=38, ccount=40, linewidth=0)
+for (name, path), color in zip(paths.items(), ("C1", "C3"), strict=True):
+    above = cliff_loss(*torch.from_numpy(path).T).numpy() + 0.02
+    ax.plot(*path.T, above, "o-", color=color, markersize=3, linewidth=1, zorder=9, label=name)
+for axis in (ax.xaxis, ax.yaxis, ax.zaxis):
+    axis.set_pane_color((0, 0, 0, 0))
+ax.set(xlabel="w", ylabel="b", zlabel="loss", zticks=(0, 0.2, 0.4))
+ax.view_init(elev=48, azim=62)
+ax.legend(loc="upper left")
+pictures.describe(ax, "The loss over w and b: a plain, a wall above it, the steps of both paths.");
+
 # %% [markdown]
-# Each path on the map:
+# The same from above, as a map (dark is low):
 
 # %%
 axes = plt.subplots(1, 2, sharey=True)[1]
