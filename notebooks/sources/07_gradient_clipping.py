@@ -115,10 +115,11 @@ plots.curve(b, gradient.norm(dim=0), kind="line", xlabel="b", log_y=True, ax=axe
 axes[1].set_ylabel("norm of the gradient")
 for ax in axes:
     plots.guide(ax, 0.5 - 5 * torch.sigmoid(torch.tensor(0.5)).item(), "the cliff", vertical=True)
+assert 0.1 < gradient.norm(dim=0).median() < gradient.norm(dim=0).quantile(0.95) < 0.25
 
 # %% [markdown]
-# **What you should see.** Two gentle slopes, and between them a wall. On the slopes the gradient is about 0.3. On the
-# wall it is larger by orders of magnitude, on a strip so narrow that the grid of the plot may miss its top.
+# **What you should see.** Two gentle slopes, and between them a wall. On the slopes the gradient is 0.1 to
+# 0.25. On the wall it is larger by orders of magnitude, on a strip so narrow that the grid of the plot may miss its top.
 #
 # **Why.** The map $h \mapsto w\sigma(h) + b$ has two stable resting points, a low one and a high one, and an *unstable*
 # one between them, like the ridge between two valleys. If $h_0 = 0.5$ lies below the ridge, all 50 steps run down to the
@@ -152,7 +153,7 @@ for w in (5.0, 6.0):
 assert gradient.norm() > 1e6
 
 # %% [markdown]
-# A gradient of 780 at $w = 5$, and of three million at $w = 6$, where a few steps to the side it is 0.3.
+# A gradient of 780 at $w = 5$, and of three million at $w = 6$; on the slopes beside the wall it is below 1.
 #
 # ### Falling off
 #
@@ -186,14 +187,27 @@ for name, path in paths.items():
     assert (loss < 0.02 and longest < 0.26) if name == "clipped" else (loss > 0.08 and longest > 1)
 
 # %% [markdown]
-# The landscape from above (dark is low), and the places that each path visits:
+# The landscape, and the places that each path visits (drawn a little above it):
 
 # %%
 b, w = np.meshgrid(np.linspace(-3, 0, 151), np.linspace(3.8, 6.2, 121), indexing="ij")
 height = cliff_gradient(w, b)[0].numpy()
 
+# %%
+ax = plt.subplots(figsize=(7.5, 5), subplot_kw={"projection": "3d"})[1]
+ax.plot_surface(w, b, height, cmap="cividis", rcount=34, ccount=36, linewidth=0)
+for (name, path), color in zip(paths.items(), ("C1", "C3"), strict=True):
+    above = cliff_loss(*torch.from_numpy(path).T).numpy() + 0.02
+    ax.plot(*path.T, above, "o-", color=color, markersize=3, linewidth=1, zorder=9, label=name)
+for axis in (ax.xaxis, ax.yaxis, ax.zaxis):
+    axis.set_pane_color((0, 0, 0, 0))
+ax.set(xlabel="w", ylabel="b", zlabel="loss", zticks=(0, 0.2, 0.4))
+ax.view_init(elev=48, azim=62)
+ax.legend(loc="upper left")
+pictures.describe(ax, "The loss over w and b: a plain, a wall above it, the steps of both paths.");
+
 # %% [markdown]
-# Each path on the map:
+# The same from above, as a map (dark is low):
 
 # %%
 axes = plt.subplots(1, 2, sharey=True)[1]
