@@ -645,17 +645,16 @@ axes[0].set_ylabel("gradient by the input");
 # %% [markdown]
 # ## 8 · Who remembers?
 #
-# All of them on delayed recall, at three lengths, with Adam, each at its own best learning rate from one grid of three,
+# All of them on delayed recall, at three lengths, with Adam, each at its own best learning rate from one grid of four,
 # ten seeds each. The same numbers of steps and units for all.
 #
-# **Predict.** Which survive a length of 40? Use only the shares you have just seen.
+# **Predict.** Which survive a length of 40? Use the shares you have just seen.
 
 # %%
 contestants = {
     "RNN, gain 0.6": (recurrent(gain=0.6), None),
     "RNN, gain 0.6, clipped": (recurrent(gain=0.6), 1.0),
     "RNN, rotation": (recurrent(), None),
-    "RNN, rotation, clipped": (recurrent(), 1.0),
     "LSTM, forget bias 0": (recurrent("lstm", forget_bias=0.0), None),
     "LSTM, forget bias 1": (recurrent("lstm", forget_bias=1.0), None),
     "GRU": (recurrent("gru"), None),
@@ -666,11 +665,11 @@ contestants = {
 
 # %%
 plan = {"seeds": range(10), "batch_size": 16, "optimizer": "adam", "epochs": 5}
-grid, lengths, table = (0.003, 0.01, 0.03), (10, 20, 40), {}
+grid, lengths, table = (0.003, 0.01, 0.03, 0.1), (10, 20, 40), {}
 
 
 # %% [markdown]
-# Seven networks at three lengths, the largest piece of training in this lesson (630 networks):
+# Six networks at three lengths, the largest piece of training in this lesson (720 networks):
 
 # %%
 for length in lengths:
@@ -695,20 +694,33 @@ ax.set(ylabel="share of seeds that recall", ylim=(-0.05, 1.05), xticks=lengths);
 
 # %%
 at_40 = {name: shares[-1] for name, shares in table.items()}
-assert at_40["RNN, rotation"] > 0.75 > 0.35 > max(at_40["LSTM, forget bias 0"], at_40["GRU"])
+assert min(at_40["RNN, rotation"], at_40["GRU"]) > 0.75 > 0.35 > at_40["LSTM, forget bias 0"]
 assert at_40["LSTM, forget bias 1"] > at_40["LSTM, forget bias 0"] + 0.3
-assert all(abs(at_40[f"{name}, clipped"] - at_40[name]) < 0.35 for name in ("RNN, gain 0.6", "RNN, rotation"))
+assert abs(at_40["RNN, gain 0.6, clipped"] - at_40["RNN, gain 0.6"]) < 0.35
 
 # %% [markdown]
-# **What you should see.** The forget bias decides about the LSTM: 0 % or 70 % at length 40. The GRU, which starts with a
-# half as well, goes the same way. Clipping changes nothing here, for two reasons: it does not bring back what has
+# **What you should see.** The forget bias decides about the LSTM. With 0 no seed gets over a length of 40, with 1 most
+# do. Clipping changes little here, for two reasons: it does not bring back what has
 # vanished, and Adam divides by the size of the gradient anyway. (Section 5 had plain SGD, where clipping is worth much.)
 #
-# Two results are not in the textbooks' summary. First, the winner is the *plain* cell, if it starts as a rotation. What
+# Three results are not in the textbooks' summary. First, the *plain* cell never fails, if it starts as a rotation. What
 # LSTMs cured was a factor per step; a good start can cure it, too, on a task as simple as this: nothing must ever be
-# *overwritten*, which is what gates are for. Second, the network with gain 0.6 had the smallest
-# share of all, 1e-9, and yet half of its seeds succeed. A share at the start says what the first steps of training can
-# see, and not where they lead:
+# *overwritten*, which is what gates are for.
+#
+# Second, the GRU. It starts with a half per step, as the LSTM with forget bias 0 does, and yet it never fails, either. But
+# look at its four learning rates, the last run of the loop above:
+
+# %%
+for rate, share in zip(grid, success(run), strict=True):
+    print(f"GRU, length 40, rate {rate:g}: {share:.0%} of the seeds recall")
+assert success(run)[-1] > 0.75 > 0.35 > success(run)[:3].max()
+
+# %% [markdown]
+# A grid that ends at 0.03 would have "shown" that GRUs cannot do it. (The first version of this lesson said so.) A method
+# that fails at the edge of its grid has not failed yet.
+#
+# Third, the network with gain 0.6 had the smallest share of all, 1e-9, and yet about half of its seeds succeed. A share at
+# the start says what the first steps of training can see, and not where they lead:
 
 # %%
 settings = {"optimizer": "adam", "learning_rate": 0.03, "epochs": 5, "batch_size": 16, "progress": False}
@@ -722,8 +734,8 @@ for seed in range(4):
 # %% [markdown]
 # Adam divides by the size of the gradient, so even a gradient that knows nothing about the answer moves the weights. In
 # some seeds it happens to carry the matrix to a spectral radius above 1; there the first step comes into sight, and
-# exactly those seeds succeed. The others stay below 1, and guess. Why an LSTM does not find such a way in the same time,
-# this experiment does not say.
+# exactly those seeds succeed. The others stay below 1, and guess. Why a GRU finds such a way at a large rate, and an LSTM
+# with forget bias 0 at none, this experiment does not say.
 
 # %% [markdown]
 # ## 9 · L1 and L2: a mild cure
