@@ -18,6 +18,10 @@ GRADE_ARGS ?=
 INSTALLED := $(VENV)/installed
 TRUSTED   := $(VENV)/trusted
 
+# Its architectures are diagnosed by the tests. Not in requirements.txt, because its own requirements bring
+# torchvision, and CUDA with it; neither is needed, and where timm is missing those tests are skipped.
+TIMM := timm==1.0.31
+
 .PHONY: help lab test check notebooks exercises grade clean environment
 
 help: ## Show this list
@@ -65,6 +69,7 @@ $(INSTALLED): requirements.txt pyproject.toml
 	echo "Installing what the course needs into $(VENV) (once; a few minutes) ..."
 	$(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(RUN) -m pip install --disable-pip-version-check $(PIP_ARGS) -r requirements.txt
+	$(RUN) -m pip install --disable-pip-version-check --quiet $(PIP_ARGS) --no-deps $(TIMM)
 	$(RUN) -m pip install --disable-pip-version-check --quiet $(PIP_ARGS) --no-deps --editable .
 	touch $@
 

@@ -510,7 +510,7 @@ class _InPlaceOfTorchvision(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 @pytest.fixture(scope="module")
 def timm():
-    """Not pinned, since its metadata brings torchvision, and CUDA with it: `pip install --no-deps timm`."""
+    """In the Makefile and no requirement, since its metadata brings torchvision, and CUDA with it."""
     finder = _InPlaceOfTorchvision()
     sys.meta_path.append(finder)  # at the end: a torchvision that is installed goes first
     try:
