@@ -509,7 +509,7 @@ submission(
     WAITS,
     (0, 3, 2),
     "Cell 2: it",
-    double="import os\nfor i in range(500):\n    os.write(1, b'x' * 10**6)\ndef double(x): return 2 * x",
+    double="import os\nwhile True:\n    os.write(1, b'x' * 10**6)",
 )
 submission("fork-bomb", WAITS, (0, 3, 2), double="import os\nwhile True:\n    os.fork()")
 submission(

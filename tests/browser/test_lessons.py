@@ -17,8 +17,7 @@ def names(cell) -> list[tuple[str, str]]:
     return re.findall(rf'- (?:\')?({"|".join(CONTROLS)})\b(?: "([^"]*)")?', snapshot)
 
 
-@pytest.mark.parametrize("lesson", LESSONS)
-def test_lesson_runs_and_its_explorers_move(page, address, lesson):
+def check_lesson(page, address, lesson):
     notebook = Notebook(page, address, f"{lesson}.ipynb")
     assert notebook.run_all() == []
     explorers = 0
@@ -63,3 +62,18 @@ def check_explorer(page, cell):
         timeout=20_000,
     )
     assert cell.evaluate("e => e.offsetHeight") == height
+
+
+# In two classes, because pytest-xdist keeps a class together, and two workers then share the lessons.
+
+
+@pytest.mark.parametrize("lesson", LESSONS[::2])
+class TestEvenLessons:
+    def test_lesson_runs_and_its_explorers_move(self, page, address, lesson):
+        check_lesson(page, address, lesson)
+
+
+@pytest.mark.parametrize("lesson", LESSONS[1::2])
+class TestOddLessons:
+    def test_lesson_runs_and_its_explorers_move(self, page, address, lesson):
+        check_lesson(page, address, lesson)
