@@ -610,7 +610,7 @@ for name, rate in (("healthy", 0.0001), ("healthy", 0.1), ("vanishing", 0.1)):
 # | [07 Gradient clipping](07_gradient_clipping.ipynb) | What does one do about a cliff? |
 # | [08 Transformers](08_transformers.ipynb) | Where do gradients vanish in self-attention? |
 # | [09 Optimizers and depth](09_optimizers_and_depth.ipynb) | Is deeper better, and can a better optimizer save a sick network? |
-# | 10 Gradient clinic | Here is a network that does not train. What is wrong with it? |
+# | [10 Gradient clinic](10_gradient_clinic.ipynb) | Here is a network that does not train. What is wrong with it? |
 #
 # Each cure in these lessons moves some panels of the dashboard and leaves the others as they are. To know which is to
 # know when to use it.

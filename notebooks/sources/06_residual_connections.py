@@ -754,7 +754,8 @@ batch = digits.train_inputs[:64], digits.train_targets[:64]
 # %% [markdown]
 # **Predict.** For each of the four panels: which of the two networks is healthy there?
 
-# %%
+# %% tags=["nbval-ignore-output"]
+# The smallest singular values of the plain network are rounding, which differs between processors.
 for options in recipes.values():
     model = thousand(**options)
     found = signals.measure(model, *batch, F.cross_entropy, layers=networks.Block)
