@@ -280,7 +280,8 @@ checks.centering_dial(critical, seed=7)
 dial = np.linspace(0, 0.95, 20)
 gains = np.array([critical(c) for c in dial])
 ax = plots.curve(dial, gains, label="critical gain", xlabel="c, how much of the ½ is subtracted", kind="line")
-plots.guide(ax, 4, "slope ¼ everywhere").set(ylabel="gain", ylim=(0, 12));
+plots.curve(dial, np.full(20, 4.0), label="every slope ¼", kind="theory", ax=ax)
+ax.set(ylabel="gain", ylim=(0, 12));
 # %% [markdown]
 # And the units, at both ends and in the middle:
 

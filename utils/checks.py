@@ -1014,6 +1014,6 @@ def centering_dial(critical: Callable, seed: int) -> None:
     factor = float(found[worst]) * _sigmoid_moments(q)[1] ** 0.5
     otherwise = (
         f"At c = {dial[worst]:.2f} and your gain of {found[worst]:.3g}, z has a variance of {q:.3g}, and the "
-        f"gradient gets a factor of {factor:.2f} per layer: it should be 1."
+        f"gradient changes by {factor - 1:+.1%} per layer: it should not."
     )
     _compare(found, right, mistakes, otherwise, 0.01)
