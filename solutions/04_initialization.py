@@ -168,7 +168,7 @@ start = {1: None, 2: None, 3: None, 4: None}
 weight_var = None  # of the start that is too small
 ### BEGIN SOLUTION
 start = {1: "ReLU He", 2: "tanh orthogonal", 3: "ReLU too small", 4: "tanh Gaussian"}
-weight_var = 2 * (1.8e-6 / 0.42) ** (1 / 29)  # the variance has a factor of weight_var / 2 per layer
+weight_var = 2 * (1.6e-7 / 0.038) ** (1 / 29)  # the variance has a factor of weight_var / 2 per layer
 ### END SOLUTION
 
 # %% check four_starts

@@ -3,12 +3,12 @@
 `pytest tests/test_checks.py -k table -s` prints how many wrong answers each check has caught.
 """
 
+import importlib
 import io
 import math
-from collections.abc import Callable
 from contextlib import redirect_stdout
-from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,24 +16,17 @@ import torch
 from scipy.integrate import quad
 from scipy.special import digamma
 
+from tests.check_banks import (
+    SEEDS,
+    Bank,
+    is_one_short_sentence,
+    right_answers,
+    stub,
+    verdict,
+    wrong_answers,
+)
 from utils import checks, theory
 from utils.checks import EMPTY, Check, Mistake
-
-SEEDS = (0, 7)  # what a learner's cell tries, and what the hidden tests try
-
-
-@dataclass
-class Bank:
-    """Answers to one exercise; an answer is a tuple of what its check takes."""
-
-    check: Check
-    wrong: dict[str, tuple[tuple, str]]  # what is wrong: (the answer, a part of the sentence meant for it)
-    right: dict[str, tuple]
-
-
-def stub(*_):
-    raise NotImplementedError("Write your answer here, in place of this line.")
-
 
 # --- 01: one weight, many nodes ----------------------------------------------------------------------------
 
@@ -302,26 +295,10 @@ CRITICAL_STD = Bank(
 )
 
 BANKS = [SHARED_WEIGHT, SCALED_UNDERFLOW, GROWTH_RATE, PATIENTS, CRITICAL_STD]
-WRONG = [pytest.param(bank, name, id=f"{bank.check.name}-{name}") for bank in BANKS for name in bank.wrong]
-RIGHT_ONES = [
-    pytest.param(bank, name, id=f"{bank.check.name}-{name}") for bank in BANKS for name in bank.right
-]
-
-
-def verdict(check: Callable, answer: tuple, seed: int) -> str | None:
-    """What a check says against an answer, or None when it passes."""
-    try:
-        with redirect_stdout(io.StringIO()) as said:
-            returned = check(*answer, seed=seed)
-    except Mistake as mistake:
-        return str(mistake)
-    assert said.getvalue().startswith(f"Right ({check.points} points): ")
-    assert returned is None, "nbgrader would read a value as partial credit"
-    return None
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize(("bank", "name"), WRONG)
+@pytest.mark.parametrize(("bank", "name"), wrong_answers(BANKS))
 def test_a_wrong_answer_is_told_what_it_looks_like(bank, name, seed):
     answer, sentence = bank.wrong[name]
     said = verdict(bank.check, answer, seed)
@@ -330,14 +307,17 @@ def test_a_wrong_answer_is_told_what_it_looks_like(bank, name, seed):
 
 
 @pytest.mark.parametrize("seed", [*SEEDS, 1, 2, 3])
-@pytest.mark.parametrize(("bank", "name"), RIGHT_ONES)
+@pytest.mark.parametrize(("bank", "name"), right_answers(BANKS))
 def test_a_right_answer_passes(bank, name, seed):
     assert verdict(bank.check, bank.right[name], seed) is None
 
 
 def test_every_check_has_its_bank():
-    assert [bank.check for bank in BANKS] == [c for c in vars(checks).values() if isinstance(c, Check)]
-    for bank in BANKS:
+    """In this file, or in that of its set: tests/test_checks_NN.py."""
+    files = sorted(Path(__file__).parent.glob("test_checks*.py"))
+    banks = [bank for file in files for bank in importlib.import_module(f"tests.{file.stem}").BANKS]
+    assert [bank.check for bank in banks] == [c for c in vars(checks).values() if isinstance(c, Check)]
+    for bank in banks:
         assert len(bank.wrong) >= 6 and len(bank.right) >= 2
         assert any("stub" in name for name in bank.wrong)
 
@@ -361,11 +341,7 @@ def test_the_table(capsys):
 @pytest.mark.parametrize("bank", BANKS, ids=lambda bank: bank.check.name)
 def test_a_check_says_one_short_sentence_and_where_the_hint_is(bank):
     for answer, _ in bank.wrong.values():
-        said = verdict(bank.check, answer, 0)
-        sentence, call = said.split(" (A hint: ")
-        assert call == f"checks.{bank.check.name}.hint())"
-        assert sentence[-1] in ".?" and len(sentence) < 330 and "\n" not in sentence
-        assert len(sentence.split(". ")) <= 2
+        assert is_one_short_sentence(verdict(bank.check, answer, 0), bank.check.name)
 
 
 def test_a_hint_is_printed_on_demand(capsys):
