@@ -5,7 +5,7 @@
 #
 # | | Exercise | Minutes | Difficulty | Points |
 # |---|---|---|---|---|
-# | 1 | Two thirds of the variance are missing | 15 | warm-up | 2 |
+# | 1 | Where do two thirds of the variance go? | 15 | warm-up | 2 |
 # | 2 | A purse of 400,000 weights | 10 | easy | 2 |
 # | 3 | What is a layer worth? | 25 | medium | 3 |
 # | 4 | Four starts | 15 | medium | 3 |
@@ -25,19 +25,18 @@ from utils import checks, session, theory
 session.start(seed=0)
 
 # %% [markdown]
-# ## Exercise 1 · Two thirds of the variance are missing
+# ## Exercise 1 · Where do two thirds of the variance go?
 #
 # *15 minutes · warm-up · 2 points*
 #
 # A colleague builds deep networks of convolutions, each of which hears what a leaky ReLU lets through. He draws the
 # weights uniformly between −s and s, and has looked three times: s is He's standard deviation, the 2 is there, and the
-# slope of the leak. Still, from each layer to the next, two thirds of the variance are lost.
+# slope of the leak. Still, from each layer to the next, two thirds of the variance is lost.
 #
 # Write his function for him. `shape` is the shape of a weight as PyTorch stores it: `(fan_out, fan_in)` for a linear
 # layer, `(channels out, channels in, *kernel)` for a convolution over one, two or more dimensions. `slope` is what
 # negative numbers are multiplied by in the activation before it. Return the bound of the uniform law that keeps
 # the scale of the signal going *forward*.
-
 
 # %% answer uniform_bound
 def bound(shape, slope):
@@ -47,7 +46,6 @@ def bound(shape, slope):
     variance = 2 / (1 + slope**2) / fan_in
     return math.sqrt(3 * variance)  # a uniform law on [-b, b] has variance b²/3
     ### END SOLUTION
-
 
 # %% check uniform_bound
 checks.uniform_bound(bound)
@@ -71,7 +69,8 @@ checks.uniform_bound(bound, seed=7)
 # %% answer layer_budget
 layers = None  # a number
 ### BEGIN SOLUTION
-# 2 · 5/4 · L/n = (ln 10)², and n = sqrt(400,000 / L): L^1.5 = (ln 10)² / 2.5 · sqrt(400,000). They are 57 units wide.
+# 2 · 5/4 · L/n = (ln 10)², and n = sqrt(400,000 / L): 57 units, as it turns out
+# L/n = L^1.5 / sqrt(400,000), and that is to be (ln 10)² / 2.5
 layers = (math.log(10) ** 2 / 2.5 * math.sqrt(400_000)) ** (2 / 3)
 ### END SOLUTION
 
@@ -106,13 +105,12 @@ checks.layer_budget(layers)
 # `incoming` is an array (width, fan_in), `outgoing` an array (fan_out, width), as PyTorch stores them. Numbers that should be
 # equal are exactly equal.
 
-
 # %% answer lasting_units
 def units(incoming, outgoing):
     """The number of units that training can tell apart: a whole number."""
     ### BEGIN SOLUTION
-    # In: the gradient is (what comes from above) * (1 - h²) * x. Out: it is (error) * h. Equal on both sides stays
-    # equal, opposite on both sides stays opposite (tanh is odd), and 0 on both sides stays 0. Nothing else stays.
+    # Gradient of a weight in: (what comes from above) * (1 - h²) * x; of a weight out: (error) * h. So equal on both
+    # sides stays equal, opposite stays opposite (tanh is odd), and 0 stays 0; nothing else stays.
     both = np.hstack([incoming, outgoing.T])
     found = []
     for unit in both[both.any(axis=1)]:
@@ -120,7 +118,6 @@ def units(incoming, outgoing):
             found.append(unit)
     return len(found)
     ### END SOLUTION
-
 
 # %% check lasting_units
 checks.lasting_units(units)
@@ -143,22 +140,22 @@ checks.lasting_units(units, seed=7)
 # Here are their dashboards.
 
 # %%
-checks.start_dashboard(1)
+checks.start_dashboard(1);
 # %% [markdown]
 # The second:
 
 # %%
-checks.start_dashboard(2)
+checks.start_dashboard(2);
 # %% [markdown]
 # The third:
 
 # %%
-checks.start_dashboard(3)
+checks.start_dashboard(3);
 # %% [markdown]
 # And the fourth:
 
 # %%
-checks.start_dashboard(4)
+checks.start_dashboard(4);
 # %% [markdown]
 # Which is which? And for the one whose weights are too small: what is its `weight_var`, that is $\mathrm{Var}(w)\cdot$
 # `fan_in`? Read it off the picture, to 4 %. (An error of 30 % in a reading is shared by 29 layers.)
@@ -221,17 +218,14 @@ checks.four_starts(start, weight_var)
 # activation as a plain NumPy function of an array: no formula, no derivative, not odd, and its slope at 0 is not 1. It is
 # smooth, and that is all you know. Such as this one:
 
-
 # %%
 def somebodys(z):
     return 0.6 * np.tanh(1.4 * z + 0.5) + 0.5 * np.arctan(z)
-
 
 # %% [markdown]
 # For a very wide network with Gaussian weights and biases of variance `bias_var`, return the `weight_var` at which the
 # network is on the edge: where the variance of its pre-activations has settled, the squared gradient keeps its size from layer to layer.
 # To 2 %. A quadrature and a simulation are both welcome (a simulation with a seed of its own).
-
 
 # %% answer critical_variance
 def critical(activation, bias_var):
@@ -239,10 +233,7 @@ def critical(activation, bias_var):
     ### BEGIN SOLUTION
     z = np.linspace(-8, 8, 2001)  # standard normal, as a sum
     chance = np.exp(-(z**2) / 2) / np.exp(-(z**2) / 2).sum()
-    low, high = (
-        1e-6,
-        1e3,
-    )  # χ = 1 gives weight_var = 1 / E[φ'²]; what is left is q = E[φ²] / E[φ'²] + bias_var
+    low, high = 1e-6, 1e3  # of q; with weight_var = 1 / E[φ'²], so that χ = 1, one equation is left for it
     for _ in range(60):
         q = math.sqrt(low * high)
         x = math.sqrt(q) * z
@@ -251,7 +242,6 @@ def critical(activation, bias_var):
         low, high = (q, high) if q < forward / backward + bias_var else (low, q)
     return 1 / backward
     ### END SOLUTION
-
 
 # %% check critical_variance
 checks.critical_variance(critical)
