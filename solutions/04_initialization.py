@@ -109,7 +109,7 @@ checks.layer_budget(layers)
 def units(incoming, outgoing):
     """The number of units that training can tell apart: a whole number."""
     ### BEGIN SOLUTION
-    # Gradient of a weight in: (message from above) * (1 - h²) * x; of a weight out: (error) * h. What is equal
+    # Gradient of a weight in: (message from above) * (1 - h²) * x; of one out: (error) * h. What is equal
     # on both sides stays equal, what is opposite stays opposite (tanh is odd), and 0 stays 0; nothing else.
     both = np.hstack([incoming, outgoing.T])
     found = []
