@@ -1019,8 +1019,6 @@ def centering_dial(critical: Callable, seed: int) -> None:
     _compare(found, right, mistakes, otherwise, 0.01)
 
 
-
-
 # --- 04 Initialization -------------------------------------------------------------------------------------
 
 
