@@ -1,0 +1,706 @@
+# %% [markdown]
+# # 10 · The gradient clinic
+#
+# > **Here is a network that does not train. What is wrong with it?**
+#
+# After this lesson you will be able to
+#
+# - ask a network that does not train the right questions in the right order;
+# - name a disease from a measured figure, and say which other disease looks alike;
+# - prescribe a cure, and check it against the untreated network, each at its own best learning rate;
+# - say of a healthy network that it is healthy;
+# - diagnose a `torch.nn.Module` of your own, and name the limits of any diagnosis from one batch.
+#
+# **Before this:** [02 · Sigmoid saturation](02_sigmoid_saturation.ipynb) to
+# [09 · Optimizers and depth](09_optimizers_and_depth.ipynb). **Time:** about 120 minutes, of which 30 are reading.
+
+# %%
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from utils import checks, data, diagnosis, explorers, networks, session, signals
+
+session.start(seed=0)
+
+# %% [markdown]
+# ## 1 · By hand: two figures are not one
+#
+# An owner tells you: "the gradient in layer 1 is ten million times smaller than in layer 14". You know two ways to lose a
+# gradient. Each layer multiplies it by weight scale times slope. A sigmoid has a slope of at most 1/4.
+# **Predict**: which factor per layer is that, and does 1/4 alone explain it?
+
+# %%
+factor = 1e-7 ** (1 / 13)
+print(f"factor per layer: {factor:.2g}; a sigmoid at its steepest: 0.25; tanh at 0 with gain 0.3: 0.3")
+assert abs(factor - 0.29) < 0.01
+
+# %% [markdown]
+# **What you should see.** The factor is 0.29. A sigmoid with slightly large weights explains it, and so does a tanh with weights
+# of a third of the right size. **The size of the gradient does not name the disease.** A second figure does: the slope of
+# the activation in the one case, the scale of the weights in the other. This is how a clinic works: a symptom, then the figure
+# that parts the diseases which share it.
+
+# %% [markdown]
+# ## 2 · The order of questions
+#
+# | Question | Look at | If it is off | Looks alike, and is not |
+# |---|---|---|---|
+# | 1. Does each parameter get a gradient? | `notes` of `measure` | a detached branch ([06](06_residual_connections.ipynb)) | vanishing: there the gradient is tiny, here there is none |
+# | 2. Is the loss before step 0 finite, and near ln(classes)? | `loss` | exploding ([07](07_gradient_clipping.ipynb)) | a learning rate that is too large: then step 0 is fine |
+# | 3. Does the gradient fall toward layer 1? | SCALE | slope ([02](02_sigmoid_saturation.ipynb)), weights ([04](04_initialization.ipynb)), time ([07](07_gradient_clipping.ipynb)) | each other: ask slope, then weight scale |
+# | 4. Does it grow toward layer 1? | SCALE | large weights, or BatchNorm without skips ([05](05_batch_norm.ipynb)) | each other: with BatchNorm the forward variance is flat |
+# | 5. Do all inputs become alike? | CORRELATION | collapse ([04](04_initialization.ipynb)) | vanishing: SCALE is flat here |
+# | 6. Are units silent on all inputs? | `dead_share` | dead units ([03](03_relu_and_variants.ipynb)) | the half of units that is silent on one input |
+# | 7. Are units copies? | rows of the weights | symmetric start ([04](04_initialization.ipynb)) | a small network |
+# | 8. How many singular values are left? | SPECTRUM | a waist ([09](09_optimizers_and_depth.ipynb)) | vanishing: a waist leaves SCALE flat |
+# | 9. Does the format hold the gradient? | RANGE | float16 underflow ([00](00_start_here.ipynb)) | vanishing: in float64 it trains |
+# | 10. Attention: entropy, and where are the norms? | [08](08_transformers.ipynb) | saturated softmax; Post-LN without warm-up | each other: one has small entropy |
+# | 11. lr · gradient / weight near 0.001? | update ratio | the learning rate ([09](09_optimizers_and_depth.ipynb)) | vanishing: ask the gradient first |
+# | 12. In use only? | `model.training` | forgotten `eval()` ([05](05_batch_norm.ipynb)) | overfitting |
+#
+# The first questions are cheap and the first yes is usually the cause. What comes later may follow from it.
+#
+# ## 3 · A patient in full: number 1
+#
+# A patient has a `complaint`, a `model`, a batch, and a loss. What the owner says is true, and often leads astray.
+
+# %%
+patient = checks.clinic(1)
+print(patient.complaint)
+
+# %% [markdown]
+# **Predict** before you look: which panel decides whether more epochs would help?
+
+# %%
+patient.chart();
+
+# %% [markdown]
+# **What you should see.** SCALE first: the gradient falls, evenly, toward layer 1. So the disease is one of question 3. More
+# epochs would have to make up for this factor. Which one: slope, or weights?
+
+# %%
+found = patient.measure()
+norms = found.series("activation_gradient_norm")
+weights = [block.linear.weight for block in patient.model[:-1]]
+scale = np.median([w.std().item() * w.shape[1] ** 0.5 for w in weights])
+print(f"first over last: {norms[0] / norms[-1]:.1g}; weight scale {scale:.2g}; highest slope {1 / 4:.2g}")
+assert norms[0] / norms[-1] < 1e-6 and 0.8 < scale < 1.1
+
+# %% [markdown]
+# The weights have the scale of Xavier's rule. What is small is the slope, 1/4 at most: the measured factor per layer is
+# about the product of both (the law of [lesson 02](02_sigmoid_saturation.ipynb)). First a wrong name, to see what the
+# clinic answers, and then the right one:
+
+# %%
+patient.name("small_weights")
+patient.name("saturation")
+
+# %% [markdown]
+# Now prescribe. `treat` *trains*: the untreated and the treated network, six epochs each, with momentum, each at its best rate
+# of one grid (0.001, 0.01, 0.1); where an owner insists on a rate (`patient.learning_rate`), at that. **Predict:** will clipping help? Will ReLU?
+
+# %%
+patient.treat("clip the gradient")
+patient.treat("ReLU with He's weights")
+assert patient.outcome("ReLU with He's weights") > 0.7 > patient.outcome("nothing") + 0.3
+
+# %% [markdown]
+# **What you should see.** Clipping makes large gradients small; it brings no gradient back. ReLU with He's weights trains.
+#
+# ## 4 · A second patient: the misdiagnosis, number 3
+
+# %%
+patient = checks.clinic(3)
+print(patient.complaint)
+patient.chart();
+
+# %% [markdown]
+# SCALE is nearly flat (the gradient changes by less than a factor of ten): the owner's vanishing gradient is not there. Go down the table. SPECTRUM: **one** singular
+# value is left of ten. Something lets through one number only.
+
+# %%
+values = signals.jacobian_singular_values(patient.model, patient.inputs[0])
+print("singular values above a millionth of the largest:", int((values > 1e-6 * values[0]).sum()))
+assert (values > 1e-6 * values[0]).sum() == 1
+patient.name("small_weights")
+patient.name("bottleneck")
+
+# %% [markdown]
+# And the cure. **Predict:** skip connections around the other layers, or a wider waist?
+
+# %%
+patient.treat("skip connections")
+patient.treat("widen the narrow layer")
+assert patient.outcome("widen the narrow layer") > 0.7 > patient.outcome("nothing") + 0.2
+
+# %% [markdown]
+# ## 5 · A third: the gradient that looks perfect, number 4
+
+# %%
+patient = checks.clinic(4)
+print(patient.complaint)
+patient.chart();
+
+# %% [markdown]
+# SCALE is flat within a factor: He's weights do what they promise. CORRELATION says what is wrong: the cosine of two different
+# digits goes to 1. The last layers do not know what came in.
+
+# %%
+cosines = patient.measure().series("cosine")
+print(f"cosine of two inputs: {cosines[0]:.2g} in layer 1, {cosines[-1]:.3f} in layer {len(cosines)}")
+assert cosines[-1] > 0.98
+patient.name("saturation")
+patient.name("collapsed_correlation")
+
+# %% [markdown]
+# What keeps inputs apart at depth? A path on which they stay as they are ([lesson 06](06_residual_connections.ipynb)):
+
+# %%
+patient.treat("skip connections")
+assert patient.outcome("skip connections") > 0.7 > patient.outcome("nothing") + 0.3
+
+# %% [markdown]
+# ## 6 · Explore: how much of a cure is enough?
+#
+# Four networks; the first is sick. At which depth does it need its cure, and which cure holds longest?
+
+
+# %%
+def at_depth(**options):
+    def make(depth):
+        return networks.DeepMLP(depth, 48, seed=0, dtype=torch.float64, **options)
+
+    return make
+wards = {
+    "ReLU, weights a little small": at_depth(activation="relu", initialization="he_normal", gain=0.7),
+    "cured by the weights' scale": at_depth(activation="relu", initialization="he_normal"),
+    "cured by LayerNorm": at_depth(activation="relu", gain=0.7, normalization="layer"),
+}
+wards["cured by skips"] = at_depth(activation="relu", gain=0.7, skip=True, pre_activation=True)
+digits = data.digits(dtype=torch.float64)
+images, classes = digits.train_inputs[:64], digits.train_targets[:64]
+
+# %% [markdown]
+# Two things to try: which cure keeps CORRELATION low at 40 layers? Which one holds the forward signal only?
+
+# %%
+explorers.dashboard(wards, images, classes, F.cross_entropy, networks.Block, range(4, 41, 4))
+
+# %% [markdown]
+# ## 7 · The ward
+#
+# Now you. For each patient: read the complaint, look at the chart, measure what you like with `patient.model`,
+# `patient.inputs`, `patient.targets`, `patient.loss_fn` (and `patient.measure()`). Put a name in place of `None`, run
+# the cell, then a cure. Wrong names and wrong cures cost nothing: the clinic says which figure speaks against the
+# name, and tries the cure. One patient is healthy. These are the names:
+
+# %%
+for name, title in checks.DIAGNOSES.items():
+    print(f"{name:22} {title}")
+
+# %% [markdown]
+# And these the cures:
+
+# %%
+for cure in checks.CURES:
+    print(cure)
+
+# %% [markdown]
+# ### Patient 2
+
+# %%
+patient = checks.clinic(2)
+print(patient.complaint)
+patient.chart();
+
+# %% [markdown]
+# <details><summary>How to read this chart</summary>
+#
+# 1. SCALE: toward which end does the gradient fall?
+# 2. Is the owner's suspicion measurable? The slope of tanh is $1 - h^2$: look at the activation variance.
+# 3. Weight scale times slope is the factor of each layer. Which of the two is off?
+#
+# </details>
+#
+# Your name, and your cure:
+
+# %%
+your_diagnosis = None
+your_cure = None
+patient.name(your_diagnosis)
+patient.treat(your_cure)
+
+# %% [markdown]
+# ### Patient 5
+
+# %%
+patient = checks.clinic(5)
+print(patient.complaint)
+patient.chart();
+
+# %% [markdown]
+# <details><summary>How to read this chart</summary>
+#
+# 1. What is the loss before the first step? ln 10 = 2.30 would be a guess.
+# 2. SCALE: how many decades does the forward variance rise?
+# 3. Are the data broken? Give the first layer's variance as a witness.
+#
+# </details>
+#
+# Your name, and your cure:
+
+# %%
+your_diagnosis = None
+your_cure = None
+patient.name(your_diagnosis)
+patient.treat(your_cure)
+
+# %% [markdown]
+# ### Patient 6
+
+# %%
+patient = checks.clinic(6)
+print(patient.complaint)
+patient.chart();
+
+# %% [markdown]
+# <details><summary>How to read this chart</summary>
+#
+# 1. CORRELATION and SCALE show what the layers do, not what the units do.
+# 2. SPECTRUM: how many singular values?
+# 3. Print two rows of a weight matrix, and their gradients.
+#
+# </details>
+#
+# Your name, and your cure:
+
+# %%
+your_diagnosis = None
+your_cure = None
+patient.name(your_diagnosis)
+patient.treat(your_cure)
+
+# %% [markdown]
+# ### Patient 7
+
+# %%
+patient = checks.clinic(7)
+print(patient.complaint)
+patient.chart();
+
+# %% [markdown]
+# <details><summary>How to read this chart</summary>
+#
+# 1. How many units say anything on any image?
+# 2. `dead_share` is a figure of the activation modules: `signals.measure(patient.model, ..., layers=nn.ReLU)`.
+# 3. Look at the biases.
+#
+# </details>
+#
+# Your name, and your cure:
+
+# %%
+your_diagnosis = None
+your_cure = None
+patient.name(your_diagnosis)
+patient.treat(your_cure)
+
+# %% [markdown]
+# ### Patient 8
+
+# %%
+patient = checks.clinic(8)
+print(patient.complaint)
+patient.chart();
+
+# %% [markdown]
+# <details><summary>How to read this chart</summary>
+#
+# 1. Forward and backward are two things: compare the two lines in SCALE.
+# 2. By which factor per layer does the gradient grow? Is it near $\sqrt{\pi/(\pi-1)} = 1.21$?
+# 3. Which path would carry the gradient around the layers?
+#
+# </details>
+#
+# Your name, and your cure:
+
+# %%
+your_diagnosis = None
+your_cure = None
+patient.name(your_diagnosis)
+patient.treat(your_cure)
+
+# %% [markdown]
+# ### Patient 9
+
+# %%
+patient = checks.clinic(9)
+print(patient.complaint)
+patient.chart();
+
+# %% [markdown]
+# <details><summary>How to read this chart</summary>
+#
+# 1. The network was trained, and its chart is fine. So it is not the training.
+# 2. When is it bad? One customer at a time: who else is in the batch?
+# 3. `patient.model.training`
+#
+# </details>
+#
+# Your name, and your cure:
+
+# %%
+your_diagnosis = None
+your_cure = None
+patient.name(your_diagnosis)
+patient.treat(your_cure)
+
+# %% [markdown]
+# ### Patient 10
+
+# %%
+patient = checks.clinic(10)
+print(patient.complaint)
+patient.chart();
+
+# %% [markdown]
+# <details><summary>How to read this chart</summary>
+#
+# 1. The layers of this chart are time steps.
+# 2. What arrives at step 1 of what starts at step 60?
+# 3. Is it the cell, or how often it is called? A shorter sequence tells.
+#
+# </details>
+#
+# Your name, and your cure:
+
+# %%
+your_diagnosis = None
+your_cure = None
+patient.name(your_diagnosis)
+patient.treat(your_cure)
+
+# %% [markdown]
+# ### Patient 11
+
+# %%
+patient = checks.clinic(11)
+print(patient.complaint)
+patient.chart();
+
+# %% [markdown]
+# <details><summary>How to read this chart</summary>
+#
+# 1. SCALE, CORRELATION, SPECTRUM, RANGE: does any of them warn?
+# 2. `patient.learning_rate` is what the owner insists on.
+# 3. lr · gradient / weight is about 0.001 in networks that train.
+#
+# </details>
+#
+# Your name, and your cure:
+
+# %%
+your_diagnosis = None
+your_cure = None
+patient.name(your_diagnosis)
+patient.treat(your_cure)
+
+# %% [markdown]
+# ### Patient 12
+
+# %%
+patient = checks.clinic(12)
+print(patient.complaint)
+patient.chart();
+
+# %% [markdown]
+# <details><summary>How to read this chart</summary>
+#
+# 1. SCALE: does the gradient fall from layer to layer, or end at once? How large is it where it still exists?
+# 2. RANGE: which format loses it?
+# 3. What would happen to RANGE if the loss were a million times larger?
+#
+# </details>
+#
+# Your name, and your cure:
+
+# %%
+your_diagnosis = None
+your_cure = None
+patient.name(your_diagnosis)
+patient.treat(your_cure)
+
+# %% [markdown]
+# ### Patient 13
+
+# %%
+patient = checks.clinic(13)
+print(patient.complaint)
+patient.chart();
+
+# %% [markdown]
+# <details><summary>How to read this chart</summary>
+#
+# 1. SCALE says something in words, or has a gap: where does the line begin?
+# 2. `patient.measure().notes` says what could not be measured.
+# 3. Who gets a gradient, and who gets none? Look at `.named_parameters()`.
+#
+# </details>
+#
+# Your name, and your cure:
+
+# %%
+your_diagnosis = None
+your_cure = None
+patient.name(your_diagnosis)
+patient.treat(your_cure)
+
+# %% [markdown]
+# ### Patient 14
+
+# %%
+patient = checks.clinic(14)
+print(patient.complaint)
+patient.chart();
+
+# %% [markdown]
+# <details><summary>How to read this chart</summary>
+#
+# 1. SCALE tells little here: attention has a figure of its own.
+# 2. Entropy of the attention, in shares of the uniform: `patient.diagnosis().figures` has it, but try to compute it.
+# 3. What makes a softmax choose?
+#
+# </details>
+#
+# Your name, and your cure:
+
+# %%
+your_diagnosis = None
+your_cure = None
+patient.name(your_diagnosis)
+patient.treat(your_cure)
+
+# %% [markdown]
+# ### Patient 15
+
+# %%
+patient = checks.clinic(15)
+print(patient.complaint)
+patient.chart();
+
+# %% [markdown]
+# <details><summary>How to read this chart</summary>
+#
+# 1. Where does the norm stand: before the branch, or after the sum?
+# 2. Compare the weight gradients of the last third of the layers with those of the first.
+# 3. There are two cures in the literature. One changes the network, one the first steps.
+#
+# </details>
+#
+# Your name, and your cure:
+
+# %%
+your_diagnosis = None
+your_cure = None
+patient.name(your_diagnosis)
+patient.treat(your_cure)
+
+# %% [markdown]
+# ### Patient 16
+
+# %%
+patient = checks.clinic(16)
+print(patient.complaint)
+patient.chart();
+
+# %% [markdown]
+# <details><summary>How to read this chart</summary>
+#
+# 1. Go down the whole table.
+# 2. Is any figure out of its range?
+# 3. It is allowed to say so.
+#
+# </details>
+#
+# Your name, and your cure:
+
+# %%
+your_diagnosis = None
+your_cure = None
+patient.name(your_diagnosis)
+patient.treat(your_cure)
+
+# %% [markdown]
+# ## 8 · Bring your own
+#
+# `diagnosis.diagnose` asks the questions of section 2 of any `torch.nn.Module`. First a healthy one:
+
+# %%
+healthy = networks.DeepMLP(4, 64, activation="relu", initialization="he_normal", seed=0, dtype=torch.float64)
+report = diagnosis.diagnose(healthy, images, classes, F.cross_entropy)
+print(report)
+assert report.is_healthy
+
+# %% [markdown]
+# "No disease found", and the figures behind it. Then PyTorch's own layers as they come. **Predict:** eight
+# `nn.TransformerEncoderLayer`s with their defaults: which norm placement is the default, and does the clinic mind?
+
+
+# %%
+class Tokens(nn.Module):
+    def __init__(self, layers):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(32, 4, 64, dropout=0.0, batch_first=True)
+        self.embedding, self.readout = nn.Linear(8, 32), nn.Linear(32, 10)
+        self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+
+    def forward(self, x):
+        return self.readout(self.encoder(self.embedding(x.unflatten(1, (8, 8)))).mean(dim=1))
+
+
+# %% [markdown]
+# The eight rows of a digit are the tokens:
+
+# %%
+torch.manual_seed(0)
+report = diagnosis.diagnose(Tokens(8).double(), images, classes, F.cross_entropy)
+for finding in report.findings:
+    print(f"{finding.disease}: {finding.figure.name}: {finding.figure.value:.2g}")
+print("findings:", len(report.findings))
+
+# %% [markdown]
+# The default is Post-LN, as in the paper of 2017. What is printed is what one batch shows before the first step; with a warm-up
+# planned, say `warm_up=True`. Now an LSTM that reads 100 steps:
+
+
+# %%
+class Reader(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.readout = nn.LSTM(4, 32, batch_first=True), nn.Linear(32, 4)
+
+    def forward(self, x):
+        return self.readout(self.lstm(x)[0][:, -1])
+
+
+# %% [markdown]
+# **Predict:** its forget gates start at about 1/2. What is left of a gradient after 100 steps?
+
+# %%
+torch.manual_seed(0)
+task = data.delayed_recall(100, n_train=64, n_validation=8, dtype=torch.float64)
+report = diagnosis.diagnose(Reader().double(), task.train_inputs, task.train_targets, F.cross_entropy)
+first = report.findings[0]
+print(f"{first.disease}: {first.figure.name}: {first.figure.value:.0e}")
+print(f"a half at each of 100 steps would be {0.5**100:.0e}")
+assert first.disease == "long_sequence" and 1e-23 < first.figure.value < 1e-17
+
+# %% [markdown]
+# **What you should see.** Twenty decades are lost. A half per step would lose thirty: the gradient has other ways as well, through
+# the gates and the state, and the figure compares the medians of the first and the last five steps. Either way nothing that
+# is left can teach the first step. Lesson 07 has the cures.
+#
+# Bring your own: your model, 16 or more examples, your loss. `print(report)` says everything; with your learning rate the
+# update ratio is among the figures.
+
+# %%
+my_model, my_inputs, my_targets, my_loss = healthy, images, classes, F.cross_entropy
+report = diagnosis.diagnose(my_model, my_inputs, my_targets, my_loss, learning_rate=0.01)
+print(report.figures[-1].name, f"{report.figures[-1].value:.1g}", "; healthy:", report.is_healthy)
+
+# %% [markdown]
+# **Its limits.** It sees one batch, before or between steps. It does not know your data: labels that are wrong, a leak, a loss
+# that measures something else are no gradient diseases. Its thresholds were tried on random small networks only
+# (`tests/bench/diagnosis.md` in the repository has the table: what was named rightly, what was named instead), and
+# "no disease found" means that none of these was found. The last word is always to train the cured network beside the
+# sick one.
+#
+# ## Answers of the ward
+#
+# <details><summary>Names and cures: open it when you have your own</summary>
+#
+# | Patient | Name | A cure | What the owner got wrong |
+# |---|---|---|---|
+# | 2 | `small_weights` | critical random weights | tanh is on its steep part: the slope is near 1 |
+# | 5 | `exploding` | critical random weights | the data have variance 1; the layers do not |
+# | 6 | `symmetric` | critical random weights | the width is wasted: all units are one unit |
+# | 7 | `dead_units` | biases back to 0 | the output is the readout's bias alone |
+# | 8 | `norm_without_skips` | skip connections | the norm holds the forward pass, not the backward |
+# | 9 | `forgotten_eval` | eval mode in use | it does not overfit: it sees its neighbours |
+# | 10 | `long_sequence` | a shorter sequence | more units do not lengthen the memory |
+# | 11 | `learning_rate` | another learning rate | the gradient is there; the steps are not |
+# | 12 | `underflow` | scale the loss | four layers are not deep |
+# | 13 | `no_gradient` | connect the branch | no learning rate moves what gets no gradient |
+# | 14 | `saturated_attention` | smaller queries and keys | it attends to one thing, and cannot change its mind |
+# | 15 | `post_norm` | norm before each branch | the paper had a long warm-up; at this owner's rate of 0.1 the clinic's 42 steps are too few |
+# | 16 | `healthy` | nothing | the colleague looked at the depth, not at the figures |
+#
+# </details>
+
+# %% [markdown]
+# ## Check yourself
+#
+# **1.** The gradient in layer 1 is $10^{-9}$ of that in the last. Name the disease.
+#
+# <details><summary>Answer</summary>
+#
+# It cannot be named from that. Slope, weight scale, and length of the sequence share this symptom: measure the second figure.
+#
+# </details>
+#
+# **2.** SCALE is flat, and the loss stands still. Which two panels next?
+#
+# <details><summary>Answer</summary>
+#
+# CORRELATION (collapse) and SPECTRUM (a waist, or copies). Then the update ratio.
+#
+# </details>
+#
+# **3.** BatchNorm in all layers, and the gradient grows toward layer 1. Are the weights too large?
+#
+# <details><summary>Answer</summary>
+#
+# No: with BatchNorm the weights' size cancels. 1.21 per layer comes from the norm and ReLU themselves; skips cure it.
+#
+# </details>
+#
+# **4.** Why is the untreated network trained at its best learning rate, too?
+#
+# <details><summary>Answer</summary>
+#
+# Otherwise the cure may be the rate. A comparison at one rate compares rates.
+#
+# </details>
+#
+# **5.** In float32 it trains, in float16 it does not. The gradients are $10^{-9}$ in every layer. Is it vanishing?
+#
+# <details><summary>Answer</summary>
+#
+# No: it does not fall from layer to layer, it is small everywhere. Scale the loss.
+#
+# </details>
+
+# %% [markdown]
+# ## Exercise
+#
+# Graded exercises for this lesson live with the [exercises of the course](../exercises/README.md).
+#
+# ## Summary
+#
+# - You asked twelve questions in an order, and found that the first figure that is off is usually the cause.
+# - You named diseases from figures, and parted those that look alike by a second figure.
+# - You prescribed, and saw treated and untreated networks train, each at its own best rate.
+# - You met one healthy network, and could say so.
+# - You diagnosed modules that came as they are, and know what one batch cannot show.
+#
+# ## References
+#
+# - Glorot, Bengio (2010), *Understanding the difficulty of training deep feedforward neural networks*, AISTATS.
+# - Xiong et al. (2020), *On layer normalization in the Transformer architecture*, ICML.
+# - Yang, Pennington, Rao, Sohl-Dickstein, Schoenholz (2019), *A mean field theory of batch normalization*, ICLR.
+# - Micikevicius et al. (2018), *Mixed precision training*, ICLR.
+#
+# **Next:** this is the end of the course. To read on: Roberts, Yaida, Hanin (2022), *The Principles of Deep Learning Theory*,
+# Cambridge University Press; and your own networks.
