@@ -1611,8 +1611,6 @@ def critical_variance(critical: Callable, seed: int) -> None:
     _compare(found, right, mistakes, otherwise, 0.02)
 
 
-
-
 # --- The clinic (lesson 10) --------------------------------------------------------------------------------
 
 DIAGNOSES: dict[str, str] = {
