@@ -156,6 +156,7 @@ def _modules(script: Path, package: Path) -> set[Path]:
     while todo:
         names = _imported(todo.pop(), package.name)
         files = {package / "__init__.py" for _ in names} | {package / f"{name}.py" for name in names}
+        files |= {path for name in names if name for path in (package / name).glob("*.py")}
         new = {path for path in files if path.exists()} - found
         found |= new
         todo += new

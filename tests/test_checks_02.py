@@ -20,6 +20,7 @@ from tests.check_banks import (
 )
 from utils import checks, data, networks, signals, theory
 from utils.checks import EMPTY
+from utils.checks import set_02_sigmoid_saturation as own
 
 # --- A count that is too high ------------------------------------------------------------------------------
 
@@ -349,12 +350,12 @@ def shown():
     inputs = data.gaussian_batch(64, 128, seed=5)
     return {
         name: signals.measure(
-            checks._treated_network(name),
+            own._treated_network(name),
             inputs,
             layers=networks.Block,
             loss_fn=lambda out: out.square().mean(),
         )
-        for name in checks.TREATMENTS
+        for name in own.TREATMENTS
     }
 
 
@@ -373,14 +374,14 @@ def test_the_four_networks_can_be_told_apart_as_the_hint_says(shown):
 
 def test_the_factor_of_the_check_is_that_of_the_picture_and_of_the_lesson(shown):
     gradient = shown["fourfold"].series("activation_gradient_norm")
-    assert (gradient[0] / gradient[-1]) ** (1 / 11) == pytest.approx(checks._FOURFOLD, rel=0.002)
+    assert (gradient[0] / gradient[-1]) ** (1 / 11) == pytest.approx(own._FOURFOLD, rel=0.002)
     q = theory.fixed_point("sigmoid", 16.0)
-    assert math.sqrt(theory.chi(q, "sigmoid", 16.0)) == pytest.approx(checks._FOURFOLD, rel=0.005)
+    assert math.sqrt(theory.chi(q, "sigmoid", 16.0)) == pytest.approx(own._FOURFOLD, rel=0.005)
 
 
 def test_the_centered_network_is_the_tanh_network():
     """That is what its treatment claims, and why its gradient stays."""
-    ours = checks._treated_network("fourfold and centered")
+    ours = own._treated_network("fourfold and centered")
     tanh = networks.DeepMLP(
         12, 128, in_features=128, out_features=128, activation="tanh", seed=1, dtype=torch.float64
     )
@@ -399,4 +400,4 @@ def test_a_network_that_is_not_there_is_named():
 @pytest.mark.parametrize(("offset", "gain"), [(0.0, 10.15), (0.4999, 4.0)])
 def test_the_dial_ends_where_the_lesson_says(offset, gain):
     """Uncentered: section 4 of the lesson. Centered: ½ tanh(z/2), whose slope at 0 is ¼."""
-    assert checks._critical_gain(offset) == pytest.approx(gain, rel=0.01)
+    assert own._critical_gain(offset) == pytest.approx(gain, rel=0.01)

@@ -5,9 +5,10 @@ import re
 import pytest
 
 from utils import checks
+from utils.checks import ward
 
-NUMBERS = list(checks._WARD)
-SICK = [n for n in NUMBERS if checks._WARD[n][1] != "healthy"]
+NUMBERS = list(ward._WARD)
+SICK = [n for n in NUMBERS if ward._WARD[n][1] != "healthy"]
 
 
 @pytest.mark.parametrize("number", NUMBERS)
@@ -18,7 +19,7 @@ def test_the_first_finding_is_the_disease_of_the_patient(number):
 
 
 def test_sixteen_patients_have_sixteen_diseases_and_one_of_them_none():
-    names = [checks._WARD[n][1] for n in NUMBERS]
+    names = [ward._WARD[n][1] for n in NUMBERS]
     assert len(names) == len(set(names)) == len(checks.DIAGNOSES) == 16
     assert "healthy" in names
 

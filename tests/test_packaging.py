@@ -248,7 +248,7 @@ def test_every_import_is_declared():
     own = {"utils", "notebooks", "solutions", "tests", "conftest", *names}
 
     scripts = [*(ROOT / "notebooks" / "sources").glob("*.py"), *(ROOT / "solutions").glob("[0-9]*.py")]
-    learners = sorted([*(ROOT / "utils").glob("*.py"), *scripts])
+    learners = sorted([*(ROOT / "utils").rglob("*.py"), *scripts])
     assert undeclared(learners, {"utils"}, needed) == []
     builders = [ROOT / folder / "build.py" for folder in ("notebooks", "solutions")]
     assert undeclared([*builders, ROOT / "conftest.py", *tests, *grading], own, everything) == []
