@@ -263,10 +263,12 @@ def dashboard(
         shares = {name: _known_mean(signals.series(f"{fault}.{name}")) for name in FORMATS}
         bars(shares, label=fault, ylabel="gradient entries", ax=value_range)
     value_range.set_title("RANGE")
-    spectrum.set_xlim(0.5, len(rank) + 0.5)
-    for ax in (scale, value_range):
-        if ax.get_legend()._ncols == 1:  # above the panel, where it covers no data; built once
-            ax.legend(loc="lower right", bbox_to_anchor=(1.05, 0.98), fontsize=10.5, **LEGEND)
+    margin = max(0.5, 0.03 * len(rank))  # so that no marker is cut
+    spectrum.set_xlim(1 - margin, len(rank) + margin)
+    # Above the panel, where it covers no data; that of SCALE ends between the columns, clear of its own title.
+    for ax, right in ((scale, 1.1), (value_range, 1.05)):
+        if ax.get_legend()._ncols == 1:  # built once
+            ax.legend(loc="lower right", bbox_to_anchor=(right, 0.98), fontsize=10.5, **LEGEND)
     return axes
 
 
