@@ -265,7 +265,7 @@ def dashboard(
     value_range.set_title("RANGE")
     margin = max(0.5, 0.03 * len(rank))  # so that no marker is cut
     spectrum.set_xlim(1 - margin, len(rank) + margin)
-    # Above the panel, where it covers no data; that of SCALE ends between the columns, clear of its own title.
+    # Above the panel, where it covers no data; that of SCALE ends between the columns, clear of its title.
     for ax, right in ((scale, 1.1), (value_range, 1.05)):
         if ax.get_legend()._ncols == 1:  # built once
             ax.legend(loc="lower right", bbox_to_anchor=(right, 0.98), fontsize=10.5, **LEGEND)
