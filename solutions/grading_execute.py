@@ -1,11 +1,13 @@
 """Runs the cells of one submission in a sandbox, each within its limits, and says how each one ended.
 
-A test that runs after a student's code, in the same process, can be deceived by that code. How far that is
-bounded: before and after each test a cell runs that must fail, with a number that nobody can know before, and
-that looks for replaced builtins and library functions. A kernel in which an assertion does not fail any more,
-or in which `numpy.allclose` comes from a notebook's cell, gives no points. What cannot be prevented: an
-answer that is equal to everything, code that undoes its changes within a test or writes the kernel's own
-messages, and code that is aimed at these very checks. The notebook that ran is kept for the person who looks.
+A test that is made of the course's checks runs outside of the sandbox, where nothing that happens in the
+kernel decides it (grading_outside.py). Any other test runs after a student's code, in the same process, and
+can be deceived by that code. How far that is bounded: before and after each such test a cell runs that must
+fail, with a number that nobody can know before, and that looks for replaced builtins and library functions. A
+kernel in which an assertion does not fail any more, or in which `numpy.allclose` comes from a notebook's
+cell, gives no points. What cannot be prevented there: an answer that is equal to everything, code that undoes
+its changes within a test or writes the kernel's own messages, and code that is aimed at these very checks.
+The notebook that ran is kept for the person who looks.
 """
 
 import ast
@@ -20,6 +22,8 @@ import nbformat
 import zmq
 from nbformat import NotebookNode
 
+import grading_outside
+import grading_sandbox
 from grading_sandbox import MB, Limits, Sandbox, SandboxError
 
 KEPT_CHARACTERS = 100_000  # of the output of one cell
@@ -31,14 +35,17 @@ MOST_RESTARTS = 3
 # Runs in the kernel, out of the notebook's names. Cells are compiled as files of a folder "ipykernel_...".
 _LOOK = r"""
 import builtins, os, sys, types
+def own(file):
+    return file.startswith(here) and not file.startswith(installed)
 def strange(value):
     if type(value) is types.MethodType:
         value = value.__func__
     if type(value) is types.FunctionType:
         file = value.__code__.co_filename
-        return "ipykernel_" in file or file.startswith(here)
+        return "ipykernel_" in file or own(file)
     return "__main__" in (type(value).__module__, isinstance(value, type) and value.__module__)
 here = os.path.realpath(start) + os.sep
+installed = tuple(os.path.realpath(path) + os.sep for path in shown)
 found = []
 for name in dir(builtins):
     if strange(getattr(builtins, name)):
@@ -47,7 +54,7 @@ watched = ("math", "cmath", "random", "unittest.case", "numpy", "numpy.testing",
 watched += ("torch.testing", "torch.nn.functional", "IPython.core.interactiveshell", "ipykernel.ipkernel")
 for name, module in sorted(sys.modules.items()):
     file = str(getattr(module, "__file__", None) or "")
-    if (name in watched or name.split(".")[0] == "utils") and not file.startswith(here):
+    if (name in watched or name.split(".")[0] == "utils") and not own(file):
         for attribute, value in sorted(vars(module).items()):
             if not attribute.startswith("__") and strange(value):
                 found.append(name + "." + attribute)
@@ -80,8 +87,8 @@ class StoppedError(Exception):
 class CellRun:
     """How one cell ran.
 
-    `ended` is "ok", "error", or what prevented an end: "time", "died", "output", "stopped", "not run".
-    `why` says it in words where it is neither of the first two.
+    `ended` is "ok", "error", or what prevented an end: "time", "died", "output", "check", "stopped", "not
+    run". `why` says it in words where it is neither of the first two.
     """
 
     index: int
@@ -148,6 +155,8 @@ class _Runner:
         self.sandbox: Sandbox | None = None
         self.until = time.monotonic() + limits.total_seconds
         self.kept = 0
+        self.replied: dict = {}
+        self.outside: set[int] = set()
 
     def all(self) -> Execution:
         restarts = 0
@@ -180,7 +189,7 @@ class _Runner:
         """A new kernel in which everything ran that had come to an end; False where that does not succeed."""
         self.sandbox = self._start()
         for index in self.code[: place + 1]:
-            if self.result.cells[index].ended in ("ok", "error"):
+            if self.result.cells[index].ended in ("ok", "error") and index not in self.outside:
                 self._run(index, self.notebook.cells[index].source)
                 if self.sandbox is None:
                     return False
@@ -190,6 +199,8 @@ class _Runner:
         cell = self.notebook.cells[index]
         if not is_test(cell):
             return self._run(index, cell.source)
+        if lines := grading_outside.asked(cell.source):
+            return self._checked(index, lines)
         found = self._tampering(index)
         if self.sandbox is None:
             return CellRun(index, "died", "the kernel did not answer before this test")
@@ -200,10 +211,46 @@ class _Runner:
             self.result.tampered[index] = found
         return run
 
+    def _checked(self, index: int, lines: tuple[grading_outside.Asked, ...]) -> CellRun:
+        """A test whose checks run outside, and call the answer in the kernel."""
+        self.outside.add(index)
+        run, checker = CellRun(index), grading_outside.checker()
+        try:
+            checker.start()
+        except grading_outside.BrokenCheckError as error:
+            raise SandboxError(str(error)) from None
+        begun = time.monotonic()
+        until = min(begun + self.limits.cell_seconds, self.until)
+
+        def ask(expression: str) -> str:
+            self.replied = {}
+            last = self._run(index, "pass", expression, until)
+            if last.ended != "ok":
+                run.ended, run.why, run.error = last.ended, last.why, last.error
+                raise grading_outside.LostError
+            return grading_outside.reading(self.replied)
+
+        try:
+            verdict, ended = checker.verdict(lines, ask, until)
+        except grading_outside.LostError:
+            pass
+        except grading_outside.BrokenCheckError as error:
+            run.ended, run.why = "check", f"the check itself did not work, ask whoever wrote it: {error}"
+        else:
+            run.outputs = grading_outside.outputs(verdict)
+            run.error = f"{verdict.kind}: {verdict.mistake}" if verdict.mistake else ""
+            run.ended = "error" if run.error else "ok"
+            if not ended:
+                run.ended, run.why = "time", f"it was stopped after {self.limits.cell_seconds:.3g} seconds"
+        run.seconds = time.monotonic() - begun
+        return run
+
     def _tampering(self, index: int) -> str:
         """What makes a test in this kernel worthless, in words; empty where nothing was found."""
         nonce = secrets.token_hex(8)
-        names = f'{{"nonce": {nonce!r}, "start": {str(self._work())!r}}}'
+        # The course may be installed below a folder of the same name as the one that a submission runs in.
+        shown = [str(path) for path in grading_sandbox.visible()]
+        names = f'{{"nonce": {nonce!r}, "start": {str(self._work())!r}, "shown": {shown!r}}}'
         run = self._run(index, f"exec({_LOOK!r}, {names})\nassert not {nonce!r}, {nonce!r}")
         if run.error == f"AssertionError: {nonce}":
             return ""
@@ -216,16 +263,26 @@ class _Runner:
     def _work(self) -> str:
         return self.sandbox.work if self.sandbox is not None else "/work"
 
-    def _run(self, index: int, source: str) -> CellRun:
-        """Runs one piece of source; the sandbox is gone afterwards if it could not be brought to an end."""
+    def _run(self, index: int, source: str, expression: str = "", until: float = math.inf) -> CellRun:
+        """Runs one piece of source; the sandbox is gone afterwards if it could not be brought to an end.
+
+        What the kernel replies of an `expression`, evaluated after the source, is in `replied` then.
+        """
         run, begun = CellRun(index), time.monotonic()
         box, client = self.sandbox, self.sandbox.client
-        deadline = min(begun + self.limits.cell_seconds, self.until)
+        deadline = min(begun + self.limits.cell_seconds, self.until, until)
         sockets = {client.iopub_channel.socket: "iopub", client.shell_channel.socket: "shell"}
         poller = zmq.Poller()
         for socket in sockets:
             poller.register(socket, zmq.POLLIN)
-        asked = client.execute(source, allow_stdin=False, stop_on_error=False)
+        expressions = {"answer": expression} if expression else {}
+        asked = client.execute(
+            source,
+            allow_stdin=False,
+            stop_on_error=False,
+            user_expressions=expressions,
+            store_history=not expression,
+        )
         traffic = kept = 0
         replied, idle, reply_error = False, False, ""
         while not (replied and idle):
@@ -266,6 +323,7 @@ class _Runner:
                         deadline = min(deadline, time.monotonic() + 2)
                         if content.get("status") != "ok":
                             reply_error = _error(content)
+                        self.replied = content.get("user_expressions", {})
                     elif kind == "status":
                         idle = content.get("execution_state") == "idle"
                     elif kind in ("stream", "display_data", "execute_result", "error"):

@@ -51,7 +51,7 @@ class Limits:
     output_mb: int = 10
 
 
-def _visible() -> list[Path]:
+def visible() -> list[Path]:
     """What a kernel needs to see besides the system: this Python, its packages, the course's own package."""
     paths = {Path(sys.prefix), Path(sys.base_prefix), ROOT / "utils"}
     paths |= {Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
@@ -65,7 +65,7 @@ def hidden_from_students(folders: list[Path]) -> None:
     Raises `SandboxError` when one of the folders lies in what the sandbox shows, such as `/usr` or the
     Python environment.
     """
-    shown = [Path("/usr"), Path("/etc/fonts"), *_visible()]
+    shown = [Path("/usr"), Path("/etc/fonts"), *visible()]
     for folder in folders:
         for path in shown:
             if folder.resolve().is_relative_to(path):
@@ -115,7 +115,7 @@ def _bubblewrap(limits: Limits, folder: Path, user: int | None) -> list[str]:
     size = str(4 * limits.file_mb * MB)
     for path in ("/tmp", "/work"):  # a student's own files, in memory
         command += ["--size", size, "--perms", "1777", "--tmpfs", path]
-    shown = [path for path in _visible() if not path.is_relative_to("/usr")]
+    shown = [path for path in visible() if not path.is_relative_to("/usr")]
     parents = {parent for path in shown for parent in path.parents} - {Path("/"), Path("/tmp")}
     for parent in sorted(parents):
         command += ["--perms", "0755", "--dir", str(parent)]
