@@ -32,6 +32,12 @@ from utils.checks.set_04_initialization import (
     start_dashboard,
     uniform_bound,
 )
+from utils.checks.set_07_gradient_clipping import (
+    joint_clip,
+    laplace_angle,
+    remembering_bias,
+    state_gradients,
+)
 from utils.checks.ward import CURES, DIAGNOSES, Patient, clinic
 
 __all__ = [
@@ -47,16 +53,20 @@ __all__ = [
     "critical_variance",
     "four_starts",
     "growth_rate",
+    "joint_clip",
+    "laplace_angle",
     "largest_correction",
     "lasting_units",
     "layer_budget",
     "one_signed_step",
     "patient",
     "patients",
+    "remembering_bias",
     "saturation_count",
     "scaled_underflow",
     "shared_weight",
     "start_dashboard",
+    "state_gradients",
     "treated",
     "treatments",
     "uniform_bound",
