@@ -32,6 +32,14 @@ from utils.checks.set_04_initialization import (
     start_dashboard,
     uniform_bound,
 )
+from utils.checks.set_10_gradient_clinic import (
+    gradient_census,
+    halved_weights,
+    lost_decades,
+    message_norms,
+    night_chart,
+    night_ward,
+)
 from utils.checks.ward import CURES, DIAGNOSES, Patient, clinic
 
 __all__ = [
@@ -46,10 +54,16 @@ __all__ = [
     "critical_std",
     "critical_variance",
     "four_starts",
+    "gradient_census",
     "growth_rate",
+    "halved_weights",
     "largest_correction",
     "lasting_units",
     "layer_budget",
+    "lost_decades",
+    "message_norms",
+    "night_chart",
+    "night_ward",
     "one_signed_step",
     "patient",
     "patients",
