@@ -56,13 +56,13 @@ def _call_on(function: Callable, model: nn.Module, *inputs: object) -> object:
 
 
 _HARM = {
-    "hooks": "Your function leaves hooks in the model: at the next pass they would run again, for whom?",
+    "hooks": "The hooks of the model are not those it came with: take away yours, and leave the owner's.",
     "mode": "The model comes back in another mode than it came in: train and eval are the owner's choice.",
     "asks": "Other parameters ask for a gradient than before: what is frozen is the owner's choice.",
     "statistics": "The running statistics of a batch norm have moved: your pass was counted as training.",
     "weights": "The weights are not what they were: a measurement does not treat.",
-    "gradients": "What is in .grad is not what was there before: the owner may still need it, or now counts "
-    "yours to it.",
+    "gradients": "What is in .grad is not what was there before: the owner may need it, and a "
+    "later backward pass would add to yours.",
 }
 
 
@@ -437,7 +437,7 @@ def _as_figures(value: object, count: int, what: str) -> np.ndarray:
     if isinstance(value, Tensor):
         value = value.detach().cpu().numpy()
     if isinstance(value, Mapping | str) or not isinstance(value, Sequence | np.ndarray):
-        raise Mistake(f"{what} should be an array, and is {brief(value)}.")
+        raise Mistake(f"{what} should come as an array, and you return {brief(value)}.")
     if any(part is None for part in value):
         raise Mistake(f"{what} hold a None: write NaN where there is no number.")
     try:
@@ -445,7 +445,7 @@ def _as_figures(value: object, count: int, what: str) -> np.ndarray:
     except Mistake as mistake:
         raise Mistake(f"{what} should be plain numbers: {mistake}") from None
     if len(found) != count:
-        raise Mistake(f"{what} should be {count} here, and you return {len(found)}.")
+        raise Mistake(f"{what} should be {count} numbers here, and you return {len(found)}.")
     return found
 
 
