@@ -118,6 +118,7 @@ digits = data.digits(dtype=torch.float64)
 images, classes = digits.train_inputs[:64], digits.train_targets[:64]
 
 
+# %%
 def right_outputs(outputs, classes):
     return outputs.gather(1, classes[:, None]).sum()
 
