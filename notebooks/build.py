@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -45,6 +46,8 @@ TRACES = {
     "a path of this machine": re.compile(r"(?<![^\s\"'(\[<>=,])(?:/[\w.+-]+){2,}|\b[A-Za-z]:\\\w+"),
 }
 DATA_URI = re.compile(r"data:[\w/+.-]+;base64,[A-Za-z0-9+/=]*")
+# CPython 3.11 counts the depth of a syntax tree once for all threads: two at a time may disturb each other.
+PARSING = threading.Lock()
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -166,7 +169,8 @@ def _modules(script: Path, package: Path) -> set[Path]:
 def _imported(path: Path, package: str) -> set[str]:
     """What `path` takes from `package`: "theory" in `from utils.theory import chi`, and "" for itself."""
     try:
-        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        with PARSING:
+            nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
     except SyntaxError:
         return set()  # running it will name the line
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}

@@ -126,7 +126,7 @@ def score_of(cell: NotebookNode, run: CellRun) -> float | None:
         return 0.0
     if run.ended != "ok":
         return None
-    body = ast.parse(cell.source).body
+    body = grading_outside.statements(cell.source)
     if not (body and isinstance(body[-1], ast.Expr)) or cell.source.rstrip().endswith(";"):
         return most
     results = [output for output in run.outputs if output.output_type == "execute_result"]

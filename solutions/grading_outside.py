@@ -31,6 +31,7 @@ from nbformat import NotebookNode
 INSIDE: frozenset[str] = frozenset()
 START_SECONDS = 120.0  # PyTorch from a cold disk
 DEEPEST = 20
+_parsing = threading.Lock()
 LARGEST_ANSWER = 4 * 2**20  # of a kernel's message of at most 8 MB
 
 # Runs in the kernel as an expression, out of the notebook's names: looks at an answer, or calls it.
@@ -121,10 +122,16 @@ class Verdict:
     kind: str = "Mistake"
 
 
+def statements(source: str) -> list[ast.stmt]:
+    """The statements of a source, parsed by one thread at a time (see PARSING in notebooks/build.py)."""
+    with _parsing:
+        return ast.parse(source).body
+
+
 def asked(source: str) -> tuple[Asked, ...]:
     """The lines of a test that can be checked outside; none where it is, or has a line of, another kind."""
     lines = []
-    for statement in ast.parse(source).body:
+    for statement in statements(source):
         match statement:
             case ast.Expr(ast.Call(ast.Attribute(ast.Name("checks"), name), given, keywords)):
                 pass
