@@ -1,28 +1,36 @@
-# Gradients in Depth. `make lab` to learn, `make test` to check everything.
+# Gradients in Depth. `make lab` to learn; `make help` lists the rest.
 # On Windows, and with conda, see README.md.
 
 PYTHON ?= python3
 VENV   := .venv
 RUN    := $(VENV)/bin/python
-# Extra arguments: make lab PIP_ARGS="--index-url ...", make lab LAB_ARGS=--no-browser,
-# make test PYTEST_ARGS="-k theory", make notebooks NAMES="02_sigmoid_saturation --force".
+# Extra arguments: make lab PIP_ARGS="--index-url ...", make lab LAB_ARGS=--no-browser.
 PIP_ARGS ?=
 LAB_ARGS ?=
+# BEGIN STAFF: `make release` leaves out of the students' archive what stands up to the END.
+# make test PYTEST_ARGS="-k theory", make notebooks NAMES="02_sigmoid_saturation --force".
 PYTEST_ARGS ?=
 NAMES ?=
 # make grade SUBMITTED=path/to/submitted GRADE_ARGS="--jobs 4 --feedback"
 SUBMITTED ?= submitted
 GRADE_ARGS ?=
+# make release RELEASE_ARGS="--out course.zip"
+RELEASE_ARGS ?=
+# END STAFF
 
 # Written when the environment is complete; older than a file that it was made from, it is brought up to date.
 INSTALLED := $(VENV)/installed
 TRUSTED   := $(VENV)/trusted
 
+# BEGIN STAFF
 # Its architectures are diagnosed by the tests. Not in requirements.txt, because its own requirements bring
 # torchvision, and CUDA with it; neither is needed, and where timm is missing those tests are skipped.
 TIMM := timm==1.0.31
 
-.PHONY: help lab test check notebooks exercises grade clean environment
+.PHONY: test check notebooks exercises release grade
+# END STAFF
+
+.PHONY: help lab clean environment
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\): .*## /make \1@/p' Makefile | awk -F@ '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -31,6 +39,7 @@ lab: environment ## Open JupyterLab on the first lesson (installs what it needs 
 	@$(MAKE) --silent $(TRUSTED)
 	$(RUN) -m jupyter lab --ServerApp.root_dir=. $(LAB_ARGS) notebooks/00_start_here.ipynb
 
+# BEGIN STAFF
 # Not reordered: few tests in a file does not mean short ones, and the browser's, which come first, are the longest.
 test: environment ## Run the whole suite: units, every notebook, every explorer in a browser
 	$(RUN) -m pytest -n 2 --dist loadscope --no-loadscope-reorder $(PYTEST_ARGS)
@@ -46,8 +55,12 @@ notebooks: environment ## Build the notebooks whose script, or whose part of uti
 exercises: environment ## Build the solutions that have changed, and let nbgrader make the exercises from them
 	$(RUN) -m solutions.build $(NAMES)
 
+release: environment ## Make the archive for students, dist/gradients-in-depth.zip: the course without solutions
+	$(RUN) -m solutions.release $(RELEASE_ARGS)
+
 grade: environment ## Grade a class: SUBMITTED=folder of STUDENT/NAME/NAME.ipynb (GRADE_ARGS=--help says more)
 	$(RUN) solutions/grade.py "$(SUBMITTED)" $(GRADE_ARGS)
+# END STAFF
 
 clean: ## Remove the environment and all caches
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
@@ -70,7 +83,9 @@ $(INSTALLED): requirements.txt pyproject.toml
 	echo "Installing what the course needs into $(VENV) (once; a few minutes) ..."
 	$(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(RUN) -m pip install --disable-pip-version-check $(PIP_ARGS) -r requirements.txt
+# BEGIN STAFF
 	$(RUN) -m pip install --disable-pip-version-check --quiet $(PIP_ARGS) --no-deps $(TIMM)
+# END STAFF
 	$(RUN) -m pip install --disable-pip-version-check --quiet $(PIP_ARGS) --no-deps --editable .
 	touch $@
 

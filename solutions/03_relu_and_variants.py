@@ -241,7 +241,7 @@ for leak in (0.0, 0.01, 0.3):
 def smallest_leak(depth, start, limit):
     """The smallest slope from 0 to 1 that keeps the cosine at or below the limit: a number."""
     ### BEGIN SOLUTION
-    # a z + (1 - a) ReLU(z), squared out: E = a² c + 2 a (1 - a) c/2 + (1 - a)² f(c)/2, with E(1) = (1 + a²)/2.
+    # a z + (1 - a) ReLU(z), multiplied out: a² c + 2 a (1 - a) c/2 + (1 - a)² f(c)/2; at c = 1, (1 + a²)/2.
     # So a layer goes only a share (1 - a)² / (1 + a²) of ReLU's way from c to f(c).
     low, high = 0.0, 1.0
     for _ in range(40):
@@ -261,15 +261,23 @@ checks.saving_leak(smallest_leak, seed=7)
 ### END HIDDEN TESTS
 
 # %% [markdown]
-# A simulation, for two perpendicular inputs and twenty layers of 400 units: one network, so expect the second digit to differ.
+# A simulation, for two perpendicular inputs and twenty layers of 400 units:
+
+
+# %%
+def cosine_after_20_layers(slope):
+    h = torch.eye(2, 400, dtype=torch.float64)
+    for layer in range(20):
+        h = F.normalize(F.leaky_relu(h @ data.gaussian_batch(400, 400, seed=layer), slope))
+    return (h[0] @ h[1]).item()
+
+
+# %% [markdown]
+# It is one network, and not very wide, so expect the second digit to differ from the limit.
 
 # %%
 slope = smallest_leak(20, 0.0, 0.5)
-h = torch.eye(2, 400, dtype=torch.float64)
-for layer in range(20):
-    h = F.leaky_relu(h @ data.gaussian_batch(400, 400, seed=layer), slope)
-    h = h / h.norm(dim=1, keepdim=True)
-print(f"Slope {slope:.3g}; cosine after 20 layers {(h[0] @ h[1]).item():.2g}, and 0.5 was the limit.")
+print(f"Slope {slope:.3g}: cosine {cosine_after_20_layers(slope):.2g}, and 0.5 was the limit.")
 
 # %% [markdown]
 # To think about, without points: why does your formula hold for a slope of −1 as well, where the activation is $|z|$? And
@@ -277,9 +285,9 @@ print(f"Slope {slope:.3g}; cosine after 20 layers {(h[0] @ h[1]).item():.2g}, an
 #
 # <details><summary>Answer</summary>
 #
-# Nothing in the four terms asks for a positive slope. At −1 the share is 2: every layer goes *twice* ReLU's way, and two perpendicular
-# inputs have the cosine 2/π after one. For half of ReLU's way the share has to be ½, so $2(1 - a)^2 = 1 + a^2$, which gives
-# $a = 2 - \sqrt 3$, about 0.27. (Close to 1 the way is short for both: the gap to 1 falls as one over the square of the depth, not
-# exponentially. With half the way the same gap takes about twice the depth.)
+# Nothing in its derivation asks for a positive slope. At −1 every layer goes *twice* a ReLU's way, and two perpendicular
+# inputs have the cosine 2/π after one. Half of a ReLU's way it is for $a = 2 - \sqrt 3$, about 0.27: put it into yours.
+# (Close to 1 the way is short for both: the gap to 1 falls as one over the square of the depth, not exponentially. With half
+# the way the same gap takes about twice the depth.)
 #
 # </details>

@@ -75,9 +75,8 @@ checks.loudest_branch(loudest, seed=7)
 # %% answer blocks_like_the_first
 count = None  # a whole number
 ### BEGIN SOLUTION
-# Around one block go 1 / (1 + f) of the squared gradient; around several, the product. Around the first: a half.
 remain = np.cumprod([1 / (1 + 1 / (1 + (1 - 1 / math.pi) * before)) for before in range(59, -1, -1)])
-count = int(np.argmax(remain <= 1 / 2)) + 1
+count = int(np.argmax(remain <= 1 / 2)) + 1  # what still goes around the last blocks; half does at the first
 ### END SOLUTION
 
 # %% check blocks_like_the_first
@@ -152,6 +151,11 @@ class Halved(networks.Block):
         return super().forward(x) / math.sqrt(2)
 
 
+# %% [markdown]
+# Thirty of them, or thirty plain ones with the branch scale $1/\sqrt{30}$:
+
+
+# %%
 def blocks_of_thirty(divided, seed):
     settings = {"activation": "relu", "initialization": "he_normal", "bias": False, "dtype": torch.float64}
     settings |= {"in_features": 64, "out_features": 64, "skip": True, "pre_activation": True}
@@ -170,6 +174,10 @@ def sent_in(outputs, message):
     return (outputs * message).sum()
 
 
+# %% [markdown]
+# Eight networks of each kind:
+
+# %%
 ax = plt.subplots()[1]
 for name, divided in {"divided by √2": True, "a = 1/√L": False}.items():
     gradients = []

@@ -15,7 +15,6 @@
 # in one sentence what your answer looks like; `checks.NAME.hint()` in a cell of your own gives a hint.
 
 # %%
-import bisect
 import math
 
 import numpy as np
@@ -184,8 +183,9 @@ for r in (1e-1, 1e-2, 1e-3):
 # each step as any other. I have logged the updates, and they are as large in block 24 as in block 1."
 #
 # Answer in five to nine sentences, without a formula. In what is she right, and in what respect do such steps
-# not help the loss? Next door is another network, whose $W_Q$ gets no gradient because its softmax is sharp:
-# every query looks at one token only, and the tokens are different. Which experiment with $W_Q$, which needs
+# not help the loss? Next door is another network, whose $W_Q$ gets no gradient either, because its softmax is
+# very sharp: every query looks at one token only, and the tokens are different. Which experiment with $W_Q$,
+# which needs
 # *no gradient*, tells the two networks apart, and what comes out in each? And what has to change in hers?
 
 # %% text full_size_steps [markdown]
@@ -251,8 +251,10 @@ def deepest(fall, power):
     def too_deep(depth):  # attention divides 1 - cosine by 1 + s², the feed-forward network leaves it
         return depth * math.log1p((2 * depth) ** (-2 * power)) > math.log(fall)
 
-    depth = next(2**k for k in range(1, 60) if too_deep(2**k))
-    return bisect.bisect(range(1, depth), False, key=too_deep)
+    depth = 1
+    while not too_deep(depth + 1):
+        depth += 1
+    return depth
     ### END SOLUTION
 
 # %% check collapse_depth
@@ -262,8 +264,8 @@ checks.collapse_depth(deepest, seed=7)
 ### END HIDDEN TESTS
 
 # %% [markdown]
-# Is it true of a real network, 64 wide? Blocks of the lesson, random weights, eight tokens that
-# are nearly equal: how far 1 − cosine has fallen after 24 blocks.
+# Is it true of a real network, 64 wide? Blocks of the lesson, random weights, eight tokens that are nearly
+# equal: how far 1 − cosine has fallen after 24 blocks.
 
 
 # %%
@@ -295,7 +297,7 @@ for power in (0, 1 / 8, 1 / 4):
 #
 # $s = (2L)^{-1/4}\,(8L)^{-1/2} = \tfrac12\,(2L)^{-3/4}$: power ¾, beyond the powers of this exercise. All
 # blocks together add $L\,s^2 = \tfrac18\,(2L)^{-1/2}$, which falls with the depth: a deeper network keeps its
-# tokens
-# *better*. The price is the one that the lesson names in section 9, for each block does next to nothing at the start.
+# tokens *better*. The price is the one that the lesson names in section 9, for each block does next to
+# nothing at the start.
 #
 # </details>

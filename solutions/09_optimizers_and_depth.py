@@ -264,7 +264,7 @@ checks.after_spike(steps)
 def movement(period, beta1, beta2):
     """How far Adam moves the weight from one occurrence to the next, in learning rates: a number."""
     ### BEGIN SOLUTION
-    # Take g = 1; it drops out. k steps after an occurrence both averages are what all occurrences before left.
+    # Take g = 1; it drops out. k steps after an occurrence both averages are what all earlier ones left.
     k = np.arange(period)
     m = (1 - beta1) * beta1**k / (1 - beta1**period)
     v = (1 - beta2) * beta2**k / (1 - beta2**period)
