@@ -32,7 +32,7 @@ session.start(seed=0)
 #
 # Somebody builds `depth` blocks $x + a\,W\varphi(x)$, where $\varphi$ is a leaky ReLU: it multiplies negative numbers by
 # `slope`, and leaves the others as they are. The weights are independent, Gaussian, of mean 0, and *not* He's: their variance
-# times `fan_in` is `weight_var`. Half of the units are positive. He allows the gradient to grow: before the first block, its *root*
+# times `fan_in` is `weight_var`. Half of the units are positive. The gradient may grow: before the first block, its *root*
 # mean square over many units may be `growth` times as large as behind the last one.
 #
 # Return the $a > 0$ at which it grows by just that, on average over weights (that is, the mean *square* grows by the square
@@ -76,7 +76,7 @@ checks.loudest_branch(loudest, seed=7)
 count = None  # a whole number
 ### BEGIN SOLUTION
 remain = np.cumprod([1 / (1 + 1 / (1 + (1 - 1 / math.pi) * before)) for before in range(59, -1, -1)])
-count = int(np.argmax(remain <= 1 / 2)) + 1  # what still goes around the last blocks; half does at the first
+count = int(np.argmax(remain <= 1 / 2)) + 1  # around several blocks: the product; around the first: a half
 ### END SOLUTION
 
 # %% check blocks_like_the_first
@@ -152,7 +152,7 @@ class Halved(networks.Block):
 
 
 # %% [markdown]
-# Thirty of them, or thirty plain ones with the branch scale $1/\sqrt{30}$:
+# Hers take the place of the others:
 
 
 # %%
@@ -166,7 +166,7 @@ def blocks_of_thirty(divided, seed):
 
 
 # %% [markdown]
-# A random message is sent in behind the last block; its root mean square by layer, eight seeds:
+# A random message is sent in behind the last block:
 
 
 # %%
@@ -175,7 +175,7 @@ def sent_in(outputs, message):
 
 
 # %% [markdown]
-# Eight networks of each kind:
+# Its root mean square by layer, eight seeds:
 
 # %%
 ax = plt.subplots()[1]
@@ -284,9 +284,15 @@ def doors(scales, seed, width=128):
 # Thirty blocks, with all scales 1 and with $1/\sqrt{30}$ from the second on:
 
 # %%
+rest_of = {"all scales 1": 1.0, "1, then 1/√30": 30**-0.5}
+scales_of = {name: np.array([1.0] + [rest] * 29) for name, rest in rest_of.items()}
+
+# %% [markdown]
+# Theirs with the range of eight seeds, yours as a line:
+
+# %%
 ax, blocks, few = plt.subplots()[1], np.arange(1, 31), (1, 2, 5, 10, 20, 30)
-for name, rest in {"all scales 1": 1.0, "1, then 1/√30": 30**-0.5}.items():
-    scales = np.array([1.0] + [rest] * 29)
+for name, scales in scales_of.items():
     plots.layers([doors(scales, seed) for seed in range(8)], label=name, ax=ax)
     yours = [open_share(scales[:number]) for number in few]
     plots.curve(few, yours, kind="theory", label="yours", ax=ax)

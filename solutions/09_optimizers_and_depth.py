@@ -203,7 +203,8 @@ checks.after_spike(steps)
 #
 # A factor of 10 in the gradient is one of 100 in its square, and adds ln 100 / 0.001 = 4600 steps, to any spike: the time
 # grows as its logarithm. Clipped at 10 the spike adds 0.001 · 99 = 0.1 to v, and no step is ever smaller than 0.95 of the rate.
-# With Adam it is the square in v that clipping is for; one step in the wrong direction costs little beside it.
+# With Adam it is the square in v that clipping is for: what the spike itself moves, by way of m, is some thirty learning rates,
+# and what it keeps from being moved are thousands.
 #
 # </details>
 #
@@ -264,7 +265,7 @@ checks.after_spike(steps)
 def movement(period, beta1, beta2):
     """How far Adam moves the weight from one occurrence to the next, in learning rates: a number."""
     ### BEGIN SOLUTION
-    # Take g = 1; it drops out. k steps after an occurrence both averages are what all earlier ones left.
+    # g = 1: it drops out. k steps after an occurrence m and v are what is left of it and of all before.
     k = np.arange(period)
     m = (1 - beta1) * beta1**k / (1 - beta1**period)
     v = (1 - beta2) * beta2**k / (1 - beta2**period)

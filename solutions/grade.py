@@ -129,9 +129,11 @@ def assignments(options: Options, book: Book) -> list[Assignment]:
             f"There is no assignment {what}in {options.source}: a folder NAME with NAME.ipynb in it."
         )
     released = options.out / "released"
+    settings = grading_book.settings(options.source)
     for folder in folders:
         files = _files_in(folder)
-        print_ = _hash(options.url, *(part for item in files.items() for part in item))
+        parts = [part for item in files.items() for part in item]
+        print_ = _hash(options.url, settings.read_bytes() if settings else b"", *parts)
         mark = options.out / "records" / folder.name / "assignment"
         known = mark.exists() and mark.read_text() == print_ and (released / folder.name).exists()
         if not (known and book.has(folder.name)):

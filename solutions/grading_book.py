@@ -17,9 +17,11 @@ from nbgrader.coursedir import CourseDirectory
 from nbgrader.preprocessors import CheckCellMetadata, OverwriteCells
 from nbgrader.utils import compute_checksum, determine_grade
 from sqlalchemy.exc import SAWarning
-from traitlets.config import Config
+from traitlets.config import Config, PyFileConfigLoader
 
 from grading_examine import CellSpec, NotebookSpec
+
+CONFIG = "nbgrader_config.py"
 
 
 class BookError(Exception):
@@ -51,13 +53,24 @@ def _find_alembic() -> None:
         os.environ["PATH"] += os.pathsep + scripts
 
 
+def settings(source: Path) -> Path | None:
+    """The course's own settings of nbgrader, beside the folder of the assignments; None where it has none."""
+    path = source.parent / CONFIG
+    return path if path.is_file() else None
+
+
 def release(root: Path, name: str, source: Path, released: Path, url: str) -> None:
     """Enters an assignment into the gradebook as `nbgrader generate_assignment` does.
 
-    The release version is written below `released`. Raises `BookError` with what nbgrader said.
+    With the course's own settings: what stands in place of an answer must be what students were given, or an
+    untouched answer is taken for one. The release version is written below `released`. Raises `BookError`
+    with what nbgrader said.
     """
     _find_alembic()
     config = Config()
+    if own := settings(source):
+        config.merge(PyFileConfigLoader(own.name, path=str(own.parent)).load_config())
+        config.pop("CourseDirectory", None)  # its folders are not those of the grading
     config.CourseDirectory.root = str(root)
     config.CourseDirectory.source_directory = os.path.relpath(source, root)
     config.CourseDirectory.release_directory = os.path.relpath(released, root)

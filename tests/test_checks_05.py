@@ -352,6 +352,21 @@ def test_small_batches_add_up_to_a_large_one_only_without_batch_norm(norm, equal
             assert (cosine > 1 - 1e-9) if equal else cosine < 0.7
 
 
+def test_the_company_moves_an_output_by_half_a_standard_deviation_in_a_batch_of_four():
+    """The example is one of the batch, as in training; its own z is drawn, and then held."""
+
+    def spread(batch, seed):
+        rng = np.random.default_rng(seed)
+        z = rng.normal(size=(100, 400, batch))
+        z[:, :, 0] = rng.normal(size=(100, 1))
+        y = (z[:, :, 0] - z.mean(axis=2)) / z.std(axis=2)
+        return math.sqrt(y.var(axis=1).mean())
+
+    for seed in range(8):
+        assert spread(4, seed) == pytest.approx(0.58, abs=0.04)
+        assert spread(64, seed) == pytest.approx(0.15, abs=0.02)
+
+
 # --- A scale that saves LayerNorm --------------------------------------------------------------------------
 
 Y = np.linspace(-8, 8, 6001)

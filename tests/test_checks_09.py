@@ -460,6 +460,10 @@ def test_torchs_adam_is_back_at_half_the_rate_when_the_check_says():
 def test_what_the_answer_says_about_clipping_and_a_larger_spike():
     assert memory(100 * V, 3) - memory(V, 3) == pytest.approx(4600, rel=0.002)
     assert 1 / math.sqrt(1 + 0.001 * (10**2 - 1)) > 0.95
+    k = np.arange(3974)
+    root = np.sqrt(1 + V * 0.999**k)
+    assert (40 * 0.9**k / root).sum() == pytest.approx(31, abs=2)  # moved by the spike
+    assert (1 - 1 / root).sum() > 2000  # kept from being moved
 
 
 # --- The word that comes once in a thousand steps ----------------------------------------------------------

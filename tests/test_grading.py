@@ -332,9 +332,11 @@ def test_honest_libraries_are_not_taken_for_tampering(tmp_path):
     """Everything that a lesson imports, torch's functions and an open figure, before a test."""
     import threading
 
-    modules = ", ".join(
-        f"utils.{path.stem}" for path in (ROOT / "utils").glob("*.py") if path.stem != "__init__"
-    )
+    # A name with a dot for each module: `utils.checks` is a folder.
+    paths = [path.relative_to(ROOT).with_suffix("") for path in (ROOT / "utils").rglob("*.py")]
+    names = sorted(".".join(path.parts).removesuffix(".__init__") for path in paths)
+    assert {"utils", "utils.checks", "utils.checks.common", "utils.training"} <= set(names)
+    modules = ", ".join(names)
     cells = [
         new_code_cell(f"import torch, numpy, scipy.stats, sklearn, random, unittest, math\nimport {modules}"),
         new_code_cell("assert True", metadata={"nbgrader": {"grade": True, "solution": False, "points": 1}}),
