@@ -712,7 +712,7 @@ for rate, loss in zip(deep.learning_rates, deep.loss_by_epoch[:, :, -1], strict=
 
 # %% [markdown]
 # **Predict.** How much of the *activation* gradient of layer 30 arrives in layer 1? (Not of the weight gradient: its ratio of
-# first to last layer is the same with any scale of the weights, the trap of lesson 00.)
+# first to last layer is the same with any scale of the weights; lesson 04 makes a case of it.)
 
 
 # %%
@@ -738,7 +738,8 @@ for name, gain in {"He": math.sqrt(2), "Xavier": 1.0}.items():
 
 # %% [markdown]
 # Not vanishing: within a factor of about ten, the luck of 20 units, where Xavier loses four to six decades. What is wrong
-# is something that no gradient norm shows. Take two different images and follow them: the cosine of the angle between their activations, layer by layer.
+# is something that no gradient norm shows. Take two different images and follow them: the cosine of the angle between
+# their activations, layer by layer.
 
 # %%
 deep_models = [network("relu", math.sqrt(2), depth=30)(seed) for seed in range(5)]

@@ -259,7 +259,8 @@ assert max(asked["forgotten, batches of 32, sorted"]) < 0.5
 # %% [markdown]
 # **What you should see.** Forgetting `eval()` is nearly harmless with large mixed batches, which is why it goes unnoticed, and costs
 # much with small ones. Sorted by digit it is a catastrophe: a batch of nothing but sevens is normalized until "being a seven"
-# is the mean, and gone. With a batch of one PyTorch at least refuses:
+# is the mean, and gone. With a batch of one PyTorch's module refuses, and so does ours, in other
+# words:
 
 # %%
 try:
@@ -462,7 +463,7 @@ for depth in depths:
 #
 # No bad luck with ReLU, either. The Gaussian **Poincaré inequality** says $\mathrm{Var}[\phi] \le \mathbb E[\phi'^2]$ for *every* function,
 # with equality for straight lines only. So in a deep plain network, with batches of 4 or more, BatchNorm never lets
-# the gradient vanish, and **always lets it explode**:
+# the gradient vanish, and, but for straight lines, **always lets it grow**; whether that is an explosion, the factor says:
 
 # %%
 for activation in ("identity", "relu", "tanh", "gelu", "selu", "sigmoid"):
@@ -604,7 +605,7 @@ for rate in (0.01, 0.1, 1.0):
 assert before > 3000 and before / after > 300
 
 # %% [markdown]
-# **What you should see.** One large step brings it down to a thousandth or so; a small one by a factor of about seven. The explosion is a
+# **What you should see.** One large step brings it down to a thousandth or so; a small one by a factor of a few. The explosion is a
 # property of *random* weights. The step adds to each weight matrix a multiple of its gradient, a sum of outer products
 # $\delta\, h^\top$, and hugest in the first layers. Such weights point where the images already differ. So $z$ spreads
 # more than random weights of the same length would let it, $\sigma$ is larger, and division by $\sigma$ is a brake:
@@ -947,8 +948,9 @@ assert last > 3 * first and losses[1] < losses[2] < losses[0]
 
 # %% [markdown]
 # **What you should see.** The noisy network's inputs move in each step about four times as far as those of the network without BatchNorm, and it
-# trains *better* than that one, nearly as well as with clean BatchNorm. So "it holds the distribution still" is not the reason why
-# it helps. (BatchNorm *does* hold it still, as its authors said: lowest curve.) Santurkar and others
+# trains *better* than that one, if not quite as well as with clean BatchNorm. So "it holds the distribution still" is not the reason why
+# it helps. (BatchNorm *does* hold it still, as its authors said: lowest curve. Part of that is that it has learned these images sooner, and a
+# network that has learned moves no more.) Santurkar and others
 # propose another reason, a smoother loss, whose gradient still holds after a step; this lesson's sections 5, 6 and 8 name three things that
 # are certain: a factor per layer near 1 at moderate depth, inputs that stay different, and a step size that regulates itself.
 
@@ -1078,7 +1080,9 @@ assert abs(np.median(noisy[2], axis=0)[-2] / math.sqrt(3 / 64) - 1) < 0.05
 
 # %% [markdown]
 # **What you should see.** At 64 and more the noise is harmless, some say useful, for it is different in every step. At 8 and below it
-# is a large part of the signal, and larger than the formula, whose terms are the first of a series in $1/B$. This happens in practice: large images, many devices with few examples each. What to do: normalize over something
+# is a large part of the signal, and the formula, whose terms are the first of a series in $1/B$, no longer holds. (The example
+# stands beside its company here. In training it is one of the batch: one far out then drags mean and $\sigma$ along, and
+# small batches move it less than this, toward the middle.) This happens in practice: large images, many devices with few examples each. What to do: normalize over something
 # else (GroupNorm, LayerNorm), or share statistics between the devices (`nn.SyncBatchNorm`).
 
 # %% [markdown]

@@ -297,8 +297,8 @@ assert best[0] > 5 and best[1] > 3 and best[2] < 0.3
 #
 # **Why.** No rate can change the loss at step 0: no step has been made. The stream's size there is $\sqrt{2^{30}}$ = 3.3e4,
 # and so are the outputs; a softmax that is so sure of itself is wrong by tens of thousands of nats. The readout can divide
-# that away, but not what is behind it: a small change of one early weight is still multiplied by the growth of all later
-# blocks. The branch is too loud, and these are the wrong knobs.
+# that away, but its own gradient is made of the stream: $2^{15}$ times as large as usual, for weights $2^{15}$ times as small,
+# so that a small step throws them out again. The branch is too loud, and these are the wrong knobs.
 #
 # **The test.** Print the loss before the first step. Far above $\ln(\text{classes})$: do not touch the optimizer. Look at
 # the SCALE panel, find the factor per block, and correct the branch.
@@ -666,7 +666,8 @@ assert 2 * last["pre-activation"] < last["original"] < last["branch ends in ReLU
 # three begin above the cost of guessing, because 50 normalized branches add up before the readout (section 4). A branch
 # scale or a last normalization, which we left out to compare the orders alone, would begin lower.
 #
-# With a ReLU on the stream no path is free: each block is a plain layer for what comes along. At 50 layers this costs some;
+# With a ReLU on the stream every block can shut a unit's path. It does so ever more rarely, for a unit that has long been
+# positive is far from 0 (the exercises of this lesson count how many stay open). At 50 layers this costs some;
 # at 1000 He and others could not train it well, and the clean stream they could.
 
 # %% [markdown]
@@ -729,7 +730,7 @@ for name, law in laws.items():
 # **What you should see.** A saw. The first layers get their gradient, from a classifier ten layers away. But each source
 # cures only its own neighborhood, and what reaches layer 1 serves the goal of layer 10: to classify *there*. The signal of
 # the last classifier is as faint as before, as is the activation that arrives at it. A skip carries the *final* goal to
-# every layer, and needs no weight to be chosen.
+# every layer, and adds no second loss that has to be weighed.
 
 # %% [markdown]
 # ## 10 · A thousand layers
@@ -827,7 +828,7 @@ assert values[:, -5:].mean() < 1 < 2.2 < losses["plain"][:, -5:].mean()
 
 # %% [markdown]
 # **What you should see.** A thousand layers that learn from the first step, and a thousand that do nothing. The only
-# difference is a plus sign and a number in front of the branch.
+# differences are a plus sign, a number in front of the branch, and the order inside the block.
 
 # %% [markdown]
 # ## Check yourself
@@ -854,8 +855,8 @@ assert values[:, -5:].mean() < 1 < 2.2 < losses["plain"][:, -5:].mean()
 #
 # <details><summary>Answer</summary>
 #
-# For random branches not on average: the factor is $1 + a^2\chi \ge 1$. But $I + J$ can be 0 where $J = -I$, and a ReLU or
-# a normalization *on the stream* is a plain layer again.
+# For random branches not on average: the factor is $1 + a^2\chi \ge 1$. But $I + J$ can be 0 where $J = -I$; a ReLU
+# *on the stream* shuts units, and a normalization there divides the skip as well.
 #
 # </details>
 #
