@@ -732,7 +732,7 @@ ax = plt.subplots(figsize=(9, 3.6))[1]
 for name, gain in {"He": math.sqrt(2), "Xavier": 1.0}.items():
     relative = np.array([by_layer(gain, seed) for seed in range(5)])
     first = relative[:, 0]
-    print(f"{name}, layer 1 / layer 30: {np.median(first):.1g} (5 seeds: {first.min():.1g} to {first.max():.1g})")
+    print(f"{name}, layer 1 / layer 30: {np.median(first):.1g} ({first.min():.1g} to {first.max():.1g})")
     plots.layers(relative, label=name, ylabel="activation gradient, layer 30 = 1", ax=ax)
     assert (first.min() > 0.05) == (name == "He") and (first.max() < 1e-3) == (name == "Xavier")
 
