@@ -7,7 +7,7 @@ import io
 import math
 import textwrap
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 
@@ -147,6 +147,47 @@ def as_number(value: object, what: str) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise Mistake(f"{what} should be one number, and is {brief(value)}.")
     return float(value)
+
+
+def as_floats(value: object) -> np.ndarray | None:
+    """Numbers of any library, or lists of them, as an array, NaN and infinity too; None for anything else."""
+    if isinstance(value, torch.Tensor):
+        value = value.detach().numpy()
+    try:
+        return np.asarray(value, dtype=float)
+    except (TypeError, ValueError):
+        return None
+
+
+def as_array(value: object, shape: Sequence[int], what: str) -> np.ndarray:
+    """Numbers of any library as an array of that shape; NaN and infinity are let through."""
+    found = as_floats(value)
+    if found is None:
+        raise Mistake(f"{what} should be an array of numbers, and is {brief(value)}.")
+    if found.shape != tuple(shape):
+        raise Mistake(f"{what} should have the shape {tuple(shape)}, and has {found.shape}.")
+    return found
+
+
+def check_choices(
+    answer: object, numbers: Collection[int], choices: Collection[str], wanted: str, one: str
+) -> None:
+    """A dictionary from each number to one of the choices.
+
+    `wanted` begins the sentence on anything else, and `one` with its number that on another choice.
+    """
+    if not isinstance(answer, Mapping) or set(answer) != set(numbers):
+        raise Mistake(f"{wanted} {brief(answer)}.")
+    for number, given in answer.items():
+        if given is None or given is ...:
+            raise Mistake(EMPTY)
+        if not isinstance(given, str) or given not in choices:
+            raise Mistake(f"{one} {number}: choose one of {', '.join(choices)}; {brief(given)} is none.")
+
+
+def derivative(function: Callable, z: np.ndarray) -> np.ndarray:
+    """The derivative of a function of arrays, by a central difference."""
+    return (function(z + 1e-5) - function(z - 1e-5)) / 2e-5
 
 
 def close(one: float, other: float, tolerance: float) -> bool:

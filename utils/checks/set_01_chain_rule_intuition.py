@@ -10,12 +10,11 @@ from torch.nn import functional as F
 
 from utils import data, networks, plots, signals, theory
 from utils.checks.common import (
-    EMPTY,
     Mistake,
     as_number,
     as_whole_number,
-    brief,
     call,
+    check_choices,
     close,
     compare,
     exercise,
@@ -300,16 +299,8 @@ def patient(number: int) -> Sequence[Axes]:
 )
 def patients(diagnosis: Mapping, factor: float, seed: int) -> None:
     """A disease for each of three dashboards, and the factor per layer of the one that vanishes."""
-    if not isinstance(diagnosis, Mapping) or set(diagnosis) != set(_DISEASE_OF):
-        raise Mistake(
-            "The diagnosis should be a dictionary with the keys 1, 2 and 3, one for each patient, and is "
-            f"{brief(diagnosis)}."
-        )
-    for number, given in diagnosis.items():
-        if given is None or given is ...:
-            raise Mistake(EMPTY)
-        if not isinstance(given, str) or given not in DISEASES:
-            raise Mistake(f"Patient {number}: choose one of {', '.join(DISEASES)}; {brief(given)} is none.")
+    wanted = "The diagnosis should be a dictionary with the keys 1, 2 and 3, one for each patient, and is"
+    check_choices(diagnosis, _DISEASE_OF, DISEASES, wanted, "Patient")
     if len(set(diagnosis.values())) == 1:
         raise Mistake("Three times the same diagnosis: the three dashboards differ, and so do the diseases.")
     why = {

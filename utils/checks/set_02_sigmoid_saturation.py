@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from scipy.optimize import brentq
 
 from utils import data, networks, plots, signals, theory
-from utils.checks.common import EMPTY, Mistake, as_number, brief, call, close, compare, exercise
+from utils.checks.common import Mistake, as_number, call, check_choices, close, compare, exercise
 
 
 @exercise(
@@ -266,16 +266,8 @@ def _treated_network(treatment: str) -> networks.DeepMLP:
 )
 def treatments(who: Mapping, factor: float, seed: int) -> None:
     """Which of four treatments each dashboard shows, and the factor per layer of the fourfold network."""
-    if not isinstance(who, Mapping) or set(who) != set(_TREATMENT_OF):
-        raise Mistake(
-            "The answer should be a dictionary with the keys 1, 2, 3 and 4, one for each network, and is "
-            f"{brief(who)}."
-        )
-    for number, given in who.items():
-        if given is None or given is ...:
-            raise Mistake(EMPTY)
-        if not isinstance(given, str) or given not in TREATMENTS:
-            raise Mistake(f"Network {number}: choose one of {', '.join(TREATMENTS)}; {brief(given)} is none.")
+    wanted = "The answer should be a dictionary with the keys 1, 2, 3 and 4, one for each network, and is"
+    check_choices(who, _TREATMENT_OF, TREATMENTS, wanted, "Network")
     if len(set(who.values())) < len(TREATMENTS):
         raise Mistake("One treatment is named twice: the four networks had four different ones.")
     level = {"fourfold and centered", "tenfold"}

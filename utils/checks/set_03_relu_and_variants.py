@@ -5,20 +5,16 @@ from collections.abc import Callable, Sequence
 from statistics import NormalDist
 
 import numpy as np
-import torch
 
 from utils import theory
-from utils.checks.common import Mistake, as_number, call, compare, exercise
+from utils.checks.common import Mistake, as_floats, as_number, call, compare, exercise
 
 
 def _numbers(value: object, count: int, what: str) -> np.ndarray:
     """A row of `count` numbers, from a tuple, a list, an array or a tensor."""
-    if isinstance(value, torch.Tensor):
-        value = value.detach().numpy()
-    try:
-        row = np.asarray(value, dtype=float)
-    except (TypeError, ValueError):
-        raise Mistake(f"{what} should be {count} numbers, and something else comes back.") from None
+    row = as_floats(value)
+    if row is None:
+        raise Mistake(f"{what} should be {count} numbers, and something else comes back.")
     if row.shape != (count,):
         raise Mistake(
             f"{what} should be {count} numbers, of shape ({count},), and what comes back has shape "

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from torch.nn import functional as F
 
 from utils import data, networks, plots, signals
-from utils.checks.common import EMPTY, Mistake, as_number, brief, call, close, compare, exercise
+from utils.checks.common import Mistake, as_number, call, check_choices, close, compare, derivative, exercise
 
 
 @exercise(
@@ -389,16 +389,8 @@ def start_dashboard(number: int) -> Sequence[Axes]:
 )
 def four_starts(start: Mapping, weight_var: float, seed: int) -> None:
     """A start for each of four dashboards, and the weight_var of the one whose weights are too small."""
-    if not isinstance(start, Mapping) or set(start) != set(_START_OF):
-        raise Mistake(
-            "The starts should be a dictionary with the keys 1, 2, 3 and 4, one for each dashboard, and are "
-            f"{brief(start)}."
-        )
-    for number, given in start.items():
-        if given is None or given is ...:
-            raise Mistake(EMPTY)
-        if not isinstance(given, str) or given not in STARTS:
-            raise Mistake(f"Start {number}: choose one of {', '.join(STARTS)}; {brief(given)} is none.")
+    wanted = "The starts should be a dictionary with the keys 1, 2, 3 and 4, one for each dashboard, and are"
+    check_choices(start, _START_OF, STARTS, wanted, "Start")
     if len(set(start.values())) < len(STARTS):
         raise Mistake("One start is named twice: the four dashboards differ, and so do their starts.")
     for number, truth in _START_OF.items():
@@ -482,14 +474,10 @@ _NORMAL = np.linspace(-9, 9, 1801)
 _DENSITY = np.exp(-(_NORMAL**2) / 2) / math.sqrt(2 * math.pi) * (_NORMAL[1] - _NORMAL[0])
 
 
-def _slope(activation: Callable, z: np.ndarray) -> np.ndarray:
-    return (activation(z + 1e-5) - activation(z - 1e-5)) / 2e-5
-
-
 def _mean_squares(activation: Callable, q: float) -> tuple[float, float]:
     """E[φ(z)²] and E[φ'(z)²] for z ~ N(0, q)."""
     z = math.sqrt(q) * _NORMAL
-    return float(_DENSITY @ activation(z) ** 2), float(_DENSITY @ _slope(activation, z) ** 2)
+    return float(_DENSITY @ activation(z) ** 2), float(_DENSITY @ derivative(activation, z) ** 2)
 
 
 def _edge(activation: Callable, bias_var: float, moments: Callable = _mean_squares) -> tuple[float, float]:
@@ -542,7 +530,7 @@ def critical_variance(critical: Callable, seed: int) -> None:
         raise Mistake("A variance is positive, and yours is not: is that a logarithm?")
     q, right = np.array([_edge(*case) for case in cases]).T
     at_one = np.array([_mean_squares(activation, 1.0) for activation, _ in cases]).T
-    at_zero = np.array([float(_slope(activation, np.zeros(1))[0]) for activation, _ in cases])
+    at_zero = np.array([float(derivative(activation, np.zeros(1))[0]) for activation, _ in cases])
     bias_var = np.array([given for _, given in cases])
 
     def about_the_mean(activation: Callable, q: float) -> tuple[float, float]:

@@ -1,27 +1,22 @@
 """The checks of set 05, Batch normalization."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 
-from utils.checks.common import Mistake, as_number, as_whole_number, brief, call, compare, exercise
-
-
-def _as_array(value: object, shape: Sequence[int], what: str) -> np.ndarray:
-    """Numbers of any library as an array of that shape; NaN and infinity are let through."""
-    if isinstance(value, torch.Tensor):
-        value = value.detach().numpy()
-    try:
-        found = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise Mistake(f"{what} should be an array of numbers, and is {brief(value)}.") from None
-    if found.shape != tuple(shape):
-        raise Mistake(f"{what} should have the shape {tuple(shape)}, and has {found.shape}.")
-    return found
-
+from utils.checks.common import (
+    Mistake,
+    as_array,
+    as_number,
+    as_whole_number,
+    brief,
+    call,
+    compare,
+    derivative,
+    exercise,
+)
 
 # --- A layer that can go -----------------------------------------------------------------------------------
 
@@ -39,8 +34,8 @@ def _folded(fold: Callable, case: tuple[ArrayLike, ...]) -> np.ndarray:
     pair = call(fold, *case)
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise Mistake(f"Two arrays are asked for, the weight and the bias, and not {brief(pair)}.")
-    weight = _as_array(pair[0], case[0].shape, "The weight")
-    bias = _as_array(pair[1], case[1].shape, "The bias")
+    weight = as_array(pair[0], case[0].shape, "The weight")
+    bias = as_array(pair[1], case[1].shape, "The bias")
     return np.concatenate([weight.ravel(), bias])
 
 
@@ -240,7 +235,7 @@ def group_backward(backward: Callable, seed: int) -> None:
     rng = np.random.default_rng([53, seed])
     cases = [_group_case(rng, *sizes) for sizes in ((2, 3), (3, 2), (2, 4))]
     found = np.concatenate(
-        [_as_array(call(backward, *case), case[1].shape, "The gradient").ravel() for case in cases]
+        [as_array(call(backward, *case), case[1].shape, "The gradient").ravel() for case in cases]
     )
 
     def each(rule: Callable) -> np.ndarray:
@@ -384,13 +379,9 @@ _DENSITY = np.exp(-(_NORMAL**2) / 2) * np.cosh(4 * _T)
 _DENSITY /= _DENSITY.sum()
 
 
-def _slope(activation: Callable, z: np.ndarray) -> np.ndarray:
-    return (activation(z + 1e-5) - activation(z - 1e-5)) / 2e-5
-
-
 def _moments(activation: Callable, scale: float) -> tuple[float, float, float]:
     """E[φ], E[φ²] and E[φ'²] at scale · y, y ~ N(0, 1)."""
-    values, slopes = activation(scale * _NORMAL), _slope(activation, scale * _NORMAL)
+    values, slopes = activation(scale * _NORMAL), derivative(activation, scale * _NORMAL)
     return float(_DENSITY @ values), float(_DENSITY @ values**2), float(_DENSITY @ slopes**2)
 
 
@@ -433,7 +424,7 @@ def rescuing_scale(scale: Callable, seed: int) -> None:
         return np.array([_scale_where(lambda g, a=a: rule(g, _moments(a, g), a)) for a in activations])
 
     right = solved(lambda g, m, a: g**2 * m[2] / m[1])
-    at_zero = np.array([float(_slope(a, np.zeros(1))[0]) for a in activations])
+    at_zero = np.array([float(derivative(a, np.zeros(1))[0]) for a in activations])
     middle = np.array([float(a(0.0)) for a in activations])
     mistakes = [
         (right**2, "That is the square of the scale, as if it were a variance."),
@@ -444,7 +435,7 @@ def rescuing_scale(scale: Callable, seed: int) -> None:
             "That is for signals so small that the activation is straight: at this scale it is not.",
         ),
         (
-            solved(lambda g, m, a: g**2 * float(_slope(a, np.zeros(1))[0]) ** 2 / m[1]),
+            solved(lambda g, m, a: g**2 * float(derivative(a, np.zeros(1))[0]) ** 2 / m[1]),
             "The slope is taken at 0, where it is largest: most signals are elsewhere.",
         ),
         (

@@ -5,7 +5,17 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from utils.checks.common import Mistake, as_number, as_whole_number, brief, call, close, compare, exercise
+from utils.checks.common import (
+    Mistake,
+    as_floats,
+    as_number,
+    as_whole_number,
+    brief,
+    call,
+    close,
+    compare,
+    exercise,
+)
 
 
 def _arrays(value: object, like: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -14,10 +24,9 @@ def _arrays(value: object, like: Sequence[np.ndarray]) -> list[np.ndarray]:
         raise Mistake(f"A list of arrays is asked for, one for each gradient, and this is {brief(value)}.")
     if len(value) != len(like):
         raise Mistake(f"{len(like)} gradients go in, and {len(value)} come out: every one has its place.")
-    try:
-        found = [np.asarray(one, dtype=float) for one in value]
-    except (TypeError, ValueError):
-        raise Mistake("The list should hold arrays of numbers, and holds something else.") from None
+    found = [as_floats(one) for one in value]
+    if any(one is None for one in found):
+        raise Mistake("The list should hold arrays of numbers, and holds something else.")
     for one, other in zip(found, like, strict=True):
         if one.shape != other.shape:
             raise Mistake(f"A gradient of shape {other.shape} comes back with the shape {one.shape}.")
@@ -198,10 +207,9 @@ def state_gradients(gradient_norms: Callable, seed: int) -> None:
     found = []
     for u, x, arriving in cases:
         given = call(gradient_norms, u, x, arriving)
-        try:
-            values = np.asarray(given, dtype=float)
-        except (TypeError, ValueError):
-            raise Mistake(f"An array of norms is asked for, and this is {brief(given)}.") from None
+        values = as_floats(given)
+        if values is None:
+            raise Mistake(f"An array of norms is asked for, and this is {brief(given)}.")
         if values.shape == (len(x) + 1,):
             raise Mistake("One norm too many: h_0 is no state of which the gradient is asked for.")
         if values.shape == (len(x) - 1,):

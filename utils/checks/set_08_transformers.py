@@ -4,30 +4,8 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import torch
 
-from utils.checks.common import (
-    Mistake,
-    as_number,
-    as_whole_number,
-    brief,
-    call,
-    compare,
-    exercise,
-)
-
-
-def _as_array(value: object, shape: tuple[int, ...], what: str) -> np.ndarray:
-    """Numbers of this shape, from NumPy, PyTorch or lists; NaN and infinity are let through."""
-    if isinstance(value, torch.Tensor):
-        value = value.detach().numpy()
-    try:
-        found = np.asarray(value, dtype=float)
-    except (TypeError, ValueError):
-        raise Mistake(f"{what} should be an array of numbers, and is {brief(value)}.") from None
-    if found.shape != shape:
-        raise Mistake(f"{what} should have the shape {shape}, and has {found.shape}.")
-    return found
+from utils.checks.common import Mistake, as_array, as_number, as_whole_number, call, compare, exercise
 
 
 def _flat(arrays: Sequence[np.ndarray]) -> np.ndarray:
@@ -77,7 +55,7 @@ def logit_messages(messages: Callable, seed: int) -> None:
     what = "The gradient by the logits"
     shapes = [(3, 5), (6, 4), (4, 4)]
     plain = [_attention_case(rng, 1.5, False, *shape) for shape in shapes]
-    found = _flat([_as_array(call(messages, *case), case[0].shape, what) for case in plain])
+    found = _flat([as_array(call(messages, *case), case[0].shape, what) for case in plain])
     weights = [(_softmax(logits), g) for logits, g in plain]
 
     def each(one: Callable) -> np.ndarray:
@@ -135,7 +113,7 @@ def logit_messages(messages: Callable, seed: int) -> None:
             logits[0] = [-np.inf, -1800.0, -1790.0, -np.inf, -1795.0, -np.inf]  # exp turns all of them to 0
         else:
             logits[1, :2] = np.clip(logits[1, :2], -3, 3) + (1900.0 if scale > 2 else 0.0)
-        given = _as_array(call(messages, logits, g), logits.shape, what)
+        given = as_array(call(messages, logits, g), logits.shape, what)
         hidden = np.isneginf(logits)
         if not np.isfinite(given).all():
             raise Mistake(
@@ -347,7 +325,7 @@ def query_gradient(gradient: Callable, seed: int) -> None:
             raise Mistake("That is one row per token, a gradient by the QUERIES: one step more, to w_query.")
     found = _flat(
         [
-            _as_array(answer, case[1].shape, "The gradient by w_query")
+            as_array(answer, case[1].shape, "The gradient by w_query")
             for answer, case in zip(answers, cases, strict=True)
         ]
     )

@@ -4,20 +4,16 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 
-from utils.checks.common import Mistake, as_number, brief, call, compare, exercise
+from utils.checks.common import Mistake, as_floats, as_number, brief, call, compare, exercise
 
 
 def _as_array(value: object, what: str, shape: tuple[int, ...], axes: str) -> np.ndarray:
     """An array of any library as floats of the shape asked for; lists of equal rows will do."""
-    if isinstance(value, torch.Tensor):
-        value = value.detach().numpy()
-    try:
-        array = np.asarray(value, dtype=float)
-    except (TypeError, ValueError):
-        raise Mistake(f"{what} should be an array of shape {shape}, and you return {brief(value)}.") from None
+    array = as_floats(value)
+    if array is None:
+        raise Mistake(f"{what} should be an array of shape {shape}, and you return {brief(value)}.")
     if array.shape != shape:
         raise Mistake(
             f"{what} should be an array of shape {axes}, here {shape}, and yours has shape {array.shape}."

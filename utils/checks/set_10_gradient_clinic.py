@@ -13,12 +13,12 @@ from torch.nn import functional as F
 
 from utils import data, networks, plots, signals
 from utils.checks.common import (
-    EMPTY,
     Mistake,
     as_number,
     as_whole_number,
     brief,
     call,
+    check_choices,
     compare,
     exercise,
 )
@@ -320,16 +320,10 @@ def night_chart(number: int) -> Sequence[Axes]:
 )
 def night_ward(disease: Mapping, units: int, seed: int) -> None:
     """A disease for each of four dashboards, and the width of the narrow layer."""
-    if not isinstance(disease, Mapping) or set(disease) != set(_ILLNESS_OF):
-        raise Mistake(
-            "The diseases should be a dictionary with the keys 1, 2, 3 and 4, one for each dashboard, and "
-            f"are {brief(disease)}."
-        )
-    for number, given in disease.items():
-        if given is None or given is ...:
-            raise Mistake(EMPTY)
-        if not isinstance(given, str) or given not in ILLNESSES:
-            raise Mistake(f"Patient {number}: choose one of {', '.join(ILLNESSES)}; {brief(given)} is none.")
+    wanted = (
+        "The diseases should be a dictionary with the keys 1, 2, 3 and 4, one for each dashboard, and are"
+    )
+    check_choices(disease, _ILLNESS_OF, ILLNESSES, wanted, "Patient")
     if len(set(disease.values())) < len(ILLNESSES):
         raise Mistake("One disease is named twice: the four dashboards differ, and so do the diseases.")
     for number, truth in _ILLNESS_OF.items():
