@@ -35,6 +35,11 @@ def right_answers(banks: Iterable[Bank]) -> list:
     return [pytest.param(bank, name, id=f"{bank.check.name}-{name}") for bank in banks for name in bank.right]
 
 
+def swapped(answers: dict, one: int, other: int) -> dict:
+    """The same, with two of them in each other's place."""
+    return answers | {one: answers[other], other: answers[one]}
+
+
 def verdict(check: Callable, answer: tuple, seed: int) -> str | None:
     """What a check says against an answer, or None when it passes."""
     try:
@@ -52,3 +57,10 @@ def is_one_short_sentence(said: str, name: str) -> bool:
     sentence, call = said.split(" (A hint: ")
     brief = sentence[-1] in ".?" and len(sentence) < 330 and "\n" not in sentence
     return call == f"checks.{name}.hint())" and brief and len(sentence.split(". ")) <= 2
+
+
+def all_that_is_said(bank: Bank, but: Iterable[str] = ()) -> list[str]:
+    """The verdicts on the wrong answers, all but those named, and the hint: none may give the answer away."""
+    return [verdict(bank.check, a, 0) for name, (a, _) in bank.wrong.items() if name not in but] + [
+        bank.check.advice
+    ]

@@ -1,7 +1,8 @@
 """The checks are checked: every wrong answer fails with the sentence meant for it, every right one passes.
 
-The answers to the checks of a set are in tests/test_checks_NN.py; here is what holds for all checks.
-`pytest tests/test_checks.py -k table -s` prints how many wrong answers each check has caught.
+The answers to the checks of a set are in tests/test_checks_NN.py, with the measurements of what its checks
+take for the truth; here they are tried. `pytest tests/test_checks.py -k NAME` tries one check, and
+`-k table -s` prints how many wrong answers each has caught.
 """
 
 import importlib
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.check_banks import verdict
+from tests.check_banks import SEEDS, is_one_short_sentence, right_answers, verdict, wrong_answers
 from utils import checks
 from utils.checks import Check, Mistake, common
 
@@ -28,6 +29,22 @@ def test_every_check_has_its_bank():
     for bank in BANKS:
         assert len(bank.wrong) >= 6 and len(bank.right) >= 2
         assert any("stub" in name for name in bank.wrong)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("bank", "name"), wrong_answers(BANKS))
+def test_a_wrong_answer_is_told_what_it_looks_like(bank, name, seed):
+    answer, sentence = bank.wrong[name]
+    said = verdict(bank.check, answer, seed)
+    assert said is not None, "it passes"
+    assert sentence in said
+    assert is_one_short_sentence(said, bank.check.name)
+
+
+@pytest.mark.parametrize("seed", [*SEEDS, 1, 2, 3])
+@pytest.mark.parametrize(("bank", "name"), right_answers(BANKS))
+def test_a_right_answer_passes(bank, name, seed):
+    assert verdict(bank.check, bank.right[name], seed) is None
 
 
 @pytest.mark.slow  # it tries each wrong answer once more

@@ -11,15 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_linear_bn_weights
 
-from tests.check_banks import (
-    SEEDS,
-    Bank,
-    is_one_short_sentence,
-    right_answers,
-    stub,
-    verdict,
-    wrong_answers,
-)
+from tests.check_banks import SEEDS, Bank, all_that_is_said, stub
 from utils import checks, data, networks, signals, theory
 from utils.checks import EMPTY
 from utils.checks import set_05_batch_norm as own
@@ -623,25 +615,9 @@ def test_a_real_layer_before_batch_norm_turns_as_the_check_says():
     assert math.sqrt(after[-1000:].mean()) / before == pytest.approx(END, rel=0.06)
 
 
-# --- All of them -------------------------------------------------------------------------------------------
+# --- All of them, tried in test_checks ---------------------------------------------------------------------
 
 BANKS = [FOLDED_NORM, FORGETTING_VARIANCE, GROUP_BACKWARD, RESCUING_SCALE, TURNING_RATE]
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize(("bank", "name"), wrong_answers(BANKS))
-def test_a_wrong_answer_is_told_what_it_looks_like(bank, name, seed):
-    answer, sentence = bank.wrong[name]
-    said = verdict(bank.check, answer, seed)
-    assert said is not None, "it passes"
-    assert sentence in said
-    assert is_one_short_sentence(said, bank.check.name)
-
-
-@pytest.mark.parametrize("seed", [*SEEDS, 1, 2, 3])
-@pytest.mark.parametrize(("bank", "name"), right_answers(BANKS))
-def test_a_right_answer_passes(bank, name, seed):
-    assert verdict(bank.check, bank.right[name], seed) is None
 
 
 @pytest.mark.parametrize(
@@ -650,5 +626,5 @@ def test_a_right_answer_passes(bank, name, seed):
     ids=["forgetting", "turning"],
 )
 def test_neither_hint_nor_sentence_gives_the_number_away(bank, numbers):
-    said = [verdict(bank.check, answer, 0) for answer, _ in bank.wrong.values()]
-    assert not [text for text in [*said, bank.check.advice] if any(number in text for number in numbers)]
+    said = all_that_is_said(bank)
+    assert not [text for text in said if any(number in text for number in numbers)]

@@ -9,15 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.check_banks import (
-    SEEDS,
-    Bank,
-    is_one_short_sentence,
-    right_answers,
-    stub,
-    verdict,
-    wrong_answers,
-)
+from tests.check_banks import Bank, all_that_is_said, stub
 from utils import checks, data, networks, theory
 from utils.checks import EMPTY
 from utils.checks import set_08_transformers as own
@@ -544,28 +536,12 @@ def test_one_half_has_a_ceiling_and_less_has_none():
         assert own._fallen(depth, 0.25) == pytest.approx(math.sqrt(depth / 2), rel=0.03)
 
 
-# --- All of them -------------------------------------------------------------------------------------------
+# --- All of them, tried in test_checks ---------------------------------------------------------------------
 
 BANKS = [LOGIT_MESSAGES, CAUSAL_SHARES, QUERY_GRADIENT, COLLAPSE_DEPTH]
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize(("bank", "name"), wrong_answers(BANKS))
-def test_a_wrong_answer_is_told_what_it_looks_like(bank, name, seed):
-    answer, sentence = bank.wrong[name]
-    said = verdict(bank.check, answer, seed)
-    assert said is not None, "it passes"
-    assert sentence in said
-    assert is_one_short_sentence(said, bank.check.name)
-
-
-@pytest.mark.parametrize("seed", [*SEEDS, 1, 2, 3])
-@pytest.mark.parametrize(("bank", "name"), right_answers(BANKS))
-def test_a_right_answer_passes(bank, name, seed):
-    assert verdict(bank.check, bank.right[name], seed) is None
-
-
 def test_neither_hint_nor_sentence_gives_the_number_away():
-    said = [verdict(checks.causal_shares, answer, 0) for answer, _ in CAUSAL_SHARES.wrong.values()]
+    said = all_that_is_said(CAUSAL_SHARES)
     numbers = ("1.28", "58", "7.48", "7.49")
-    assert not [t for t in [*said, checks.causal_shares.advice] if any(number in t for number in numbers)]
+    assert not [t for t in said if any(number in t for number in numbers)]
