@@ -271,11 +271,17 @@ def leaks(solution: NotebookNode, exercise: NotebookNode, config: Path) -> list[
 
 def _secret(cell: NotebookNode) -> list[str]:
     """The lines of a cell of the solution that the exercise may not have."""
-    if cell.metadata.get("nbgrader", {}).get("solution") and cell.cell_type == "markdown":
-        return [line for line in cell.source.splitlines() if line.strip()]
-    regions = re.findall(rf"### BEGIN (?:{'|'.join(REGIONS)})\n(.*?)\s*### END", cell.source, re.DOTALL)
-    lines = (line.strip() for region in regions for line in region.splitlines())
-    return [line for line in lines if len(line) > 3]
+    lines = [line for part in taken_out(cell) for line in part.splitlines()]
+    if cell.cell_type == "markdown":
+        return [line for line in lines if line.strip()]
+    return [line.strip() for line in lines if len(line.strip()) > 3]
+
+
+def taken_out(cell: NotebookNode) -> list[str]:
+    """What nbgrader takes out of a cell of the solution: a model answer whole, of code its marked regions."""
+    if cell.cell_type == "markdown":
+        return [cell.source] if cell.metadata.get("nbgrader", {}).get("solution") else []
+    return re.findall(rf"### BEGIN (?:{'|'.join(REGIONS)})\n(.*?)\s*### END", cell.source, re.DOTALL)
 
 
 # --- The command line --------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ import nbformat
 sys.dont_write_bytecode = True
 
 from notebooks.build import BuildError, read  # noqa: E402 (after the line that they must follow)
-from solutions.build import CONFIG, generate, leaks, mark, sets, targets  # noqa: E402
+from solutions.build import CONFIG, generate, leaks, mark, sets, taken_out, targets  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = "gradients-in-depth"
@@ -193,11 +193,9 @@ def answers_in(files: dict[str, bytes], root: Path) -> list[str]:
 def secrets(solution: nbformat.NotebookNode) -> Iterator[tuple[str, str]]:
     """What nbgrader takes out of each cell, with a name for it."""
     for cell in solution.cells:
-        about = cell.metadata.get("nbgrader", {})
-        if about.get("solution") and cell.cell_type == "markdown":
-            yield f"the model answer {about['grade_id']}", _plain(cell.source)
-        for region in re.findall(r"### BEGIN [A-Z ]+\n(.*?)### END", cell.source, re.DOTALL):
-            yield f"what is hidden in {about.get('grade_id', cell.get('id'))}", _plain(region)
+        kind = "the model answer" if cell.cell_type == "markdown" else "what is hidden in"
+        for part in taken_out(cell):
+            yield f"{kind} {cell.metadata.nbgrader.grade_id}", _plain(part)
 
 
 def _plain(text: str) -> str:
