@@ -774,7 +774,9 @@ scale.get_legend().set_loc("center right");
 # %% [markdown]
 # ## 10 · Exercise
 #
-# Graded exercises for this lesson live in [the exercises folder](../exercises/README.md).
+# The exercises of this lesson: [01_chain_rule_intuition](../exercises/01_chain_rule_intuition/01_chain_rule_intuition.ipynb).
+# Each has a check that says at once what is wrong; [the guide](../exercises/README.md) says how to work them, alone or
+# for credit.
 
 # %% [markdown]
 # ## Summary

@@ -926,7 +926,9 @@ for name, run in patients.items():
 # %% [markdown]
 # ## Exercise
 #
-# Graded exercises for this lesson live with the [exercises of the course](../exercises/README.md).
+# The exercises of this lesson: [02_sigmoid_saturation](../exercises/02_sigmoid_saturation/02_sigmoid_saturation.ipynb).
+# Each has a check that says at once what is wrong; [the guide](../exercises/README.md) says how to work them, alone or
+# for credit.
 #
 # ## Summary
 #

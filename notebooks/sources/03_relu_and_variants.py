@@ -951,7 +951,9 @@ ax.get_legend().set_loc("lower left");
 # %% [markdown]
 # ## Exercise
 #
-# Graded exercises for this lesson live with the [exercises of the course](../exercises/README.md).
+# The exercises of this lesson: [03_relu_and_variants](../exercises/03_relu_and_variants/03_relu_and_variants.ipynb).
+# Each has a check that says at once what is wrong; [the guide](../exercises/README.md) says how to work them, alone or
+# for credit.
 #
 # ## Summary
 #

@@ -766,7 +766,9 @@ for (name, depth), run in results.items():
 # %% [markdown]
 # ## Exercise
 #
-# Graded exercises for this lesson live with the [exercises of the course](../exercises/README.md).
+# The exercises of this lesson: [04_initialization](../exercises/04_initialization/04_initialization.ipynb).
+# Each has a check that says at once what is wrong; [the guide](../exercises/README.md) says how to work them, alone or
+# for credit.
 #
 # ## Summary
 #

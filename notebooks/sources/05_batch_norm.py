@@ -1230,7 +1230,9 @@ assert np.median(cured) > np.median(stale) + 0.15 and min(cured) > 0.8
 # %% [markdown]
 # ## Exercise
 #
-# Graded exercises for this lesson live with the [exercises of the course](../exercises/README.md).
+# The exercises of this lesson: [05_batch_norm](../exercises/05_batch_norm/05_batch_norm.ipynb).
+# Each has a check that says at once what is wrong; [the guide](../exercises/README.md) says how to work them, alone or
+# for credit.
 #
 # ## Summary
 #

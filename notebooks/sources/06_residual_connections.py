@@ -891,7 +891,9 @@ assert values[:, -5:].mean() < 1 < 2.2 < losses["plain"][:, -5:].mean()
 # %% [markdown]
 # ## Exercise
 #
-# Graded exercises for this lesson live with the [exercises of the course](../exercises/README.md).
+# The exercises of this lesson: [06_residual_connections](../exercises/06_residual_connections/06_residual_connections.ipynb).
+# Each has a check that says at once what is wrong; [the guide](../exercises/README.md) says how to work them, alone or
+# for credit.
 #
 # ## Summary
 #

@@ -927,7 +927,9 @@ ax = plots.curve(np.arange(1, 61), history, kind="line", xlabel="step", ylabel="
 # %% [markdown]
 # ## Exercise
 #
-# Graded exercises for this lesson live with the [exercises of the course](../exercises/README.md).
+# The exercises of this lesson: [07_gradient_clipping](../exercises/07_gradient_clipping/07_gradient_clipping.ipynb).
+# Each has a check that says at once what is wrong; [the guide](../exercises/README.md) says how to work them, alone or
+# for credit.
 #
 # ## Summary
 #

@@ -1037,7 +1037,9 @@ assert start[1] > 0.9 and abs(end[1] - start[1]) < 0.04
 # %% [markdown]
 # ## Exercise
 #
-# Graded exercises for this lesson live with the [exercises of the course](../exercises/README.md).
+# The exercises of this lesson: [08_transformers](../exercises/08_transformers/08_transformers.ipynb).
+# Each has a check that says at once what is wrong; [the guide](../exercises/README.md) says how to work them, alone or
+# for credit.
 #
 # ## Summary
 #

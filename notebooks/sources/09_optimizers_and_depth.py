@@ -1093,7 +1093,9 @@ assert training[16] > 10 * training[1] and errors["16 + skips"] < 0.7 * errors[1
 # %% [markdown]
 # ## Exercise
 #
-# Graded exercises for this lesson live with the [exercises of the course](../exercises/README.md).
+# The exercises of this lesson: [09_optimizers_and_depth](../exercises/09_optimizers_and_depth/09_optimizers_and_depth.ipynb).
+# Each has a check that says at once what is wrong; [the guide](../exercises/README.md) says how to work them, alone or
+# for credit.
 #
 # ## Summary
 #

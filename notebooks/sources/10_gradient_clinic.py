@@ -688,7 +688,9 @@ print(report.figures[-1].name, f"{report.figures[-1].value:.1g}", "; healthy:", 
 # %% [markdown]
 # ## Exercise
 #
-# Graded exercises for this lesson live with the [exercises of the course](../exercises/README.md).
+# The exercises of this lesson: [10_gradient_clinic](../exercises/10_gradient_clinic/10_gradient_clinic.ipynb).
+# Each has a check that says at once what is wrong; [the guide](../exercises/README.md) says how to work them, alone or
+# for credit.
 #
 # ## Summary
 #
