@@ -22,12 +22,16 @@ RELEASE_ARGS ?=
 INSTALLED := $(VENV)/installed
 TRUSTED   := $(VENV)/trusted
 
+# Not shown in JupyterLab: a question about news, which it would get from the network, and nbgrader's menu,
+# which is for staff (make formgrader).
+HIDDEN := @jupyterlab/apputils-extension:announcements @jupyter/nbgrader
+
 # BEGIN STAFF
 # Its architectures are diagnosed by the tests. Not in requirements.txt, because its own requirements bring
 # torchvision, and CUDA with it; neither is needed, and where timm is missing those tests are skipped.
 TIMM := timm==1.0.31
 
-.PHONY: test check notebooks exercises release grade
+.PHONY: test check notebooks exercises release grade formgrader
 # END STAFF
 
 .PHONY: help lab clean environment
@@ -60,6 +64,12 @@ release: environment ## Make the archive for students, dist/gradients-in-depth.z
 
 grade: environment ## Grade a class: SUBMITTED=folder of STUDENT/NAME/NAME.ipynb (GRADE_ARGS=--help says more)
 	$(RUN) solutions/grade.py "$(SUBMITTED)" $(GRADE_ARGS)
+
+formgrader: environment ## Read and grade by hand what `make grade` left to a person, in a browser
+	@test -e "$(SUBMITTED)/../grading/nbgrader_config.py" || \
+		{ echo "Nothing was graded yet: there is no $(SUBMITTED)/../grading. Run make grade first." >&2; exit 1; }
+	cd "$(SUBMITTED)/../grading" && $(abspath $(RUN)) -m jupyter server --ServerApp.root_dir=. \
+		--ServerApp.default_url=/formgrader/gradebook --ServerApp.open_browser=True $(LAB_ARGS)
 # END STAFF
 
 clean: ## Remove the environment and all caches
@@ -87,6 +97,7 @@ $(INSTALLED): requirements.txt pyproject.toml
 	$(RUN) -m pip install --disable-pip-version-check --quiet $(PIP_ARGS) --no-deps $(TIMM)
 # END STAFF
 	$(RUN) -m pip install --disable-pip-version-check --quiet $(PIP_ARGS) --no-deps --editable .
+	for it in $(HIDDEN); do $(RUN) -m jupyter labextension disable --level=sys_prefix $$it >/dev/null 2>&1; done
 	touch $@
 
 # JupyterLab runs the pictures of a stored notebook only when the notebook is trusted.

@@ -49,10 +49,7 @@ def find_chromium() -> str | None:
 @contextmanager
 def jupyterlab(root: Path, scratch: Path):
     """Serve `root` with a JupyterLab that keeps its own files in `scratch`; yields its address."""
-    settings = {
-        "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
-        "@jupyterlab/docmanager-extension/plugin": {"autosave": False},
-    }
+    settings = {"@jupyterlab/docmanager-extension/plugin": {"autosave": False}}
     folders = {
         name: scratch / name for name in ("config", "data", "runtime", "ipython", "settings", "workspaces")
     }

@@ -1,4 +1,4 @@
-"""The explorers of one lesson that runs quickly: legible in both themes, smooth, without a backlog."""
+"""JupyterLab as `make lab` opens it, and the explorers of one lesson: legible in both themes, smooth."""
 
 import pytest
 
@@ -7,6 +7,18 @@ from tests.browser.lab import FAINT_TEXT, Notebook, cells
 pytestmark = pytest.mark.browser
 
 LESSON = "01_chain_rule_intuition.ipynb"
+
+
+def test_nothing_lies_over_the_lesson_and_no_menu_is_the_staffs(page, address):
+    """As the Makefile's HIDDEN says: JupyterLab's question about news covers the first explorer."""
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    Notebook(page, address, LESSON)
+    page.wait_for_timeout(3000)  # the question comes some time after the notebook
+    assert page.locator(".Toastify__toast").count() == 0
+    assert [url for url in asked if "/lab/api/news" in url or "/lab/api/update" in url] == []
+    assert page.get_by_role("menuitem", name="Kernel").count() == 1
+    assert page.get_by_role("menuitem", name="Nbgrader").count() == 0
 
 
 @pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])
