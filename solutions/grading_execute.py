@@ -50,14 +50,19 @@ found = []
 for name in dir(builtins):
     if strange(getattr(builtins, name)):
         found.append(name)
-watched = ("math", "cmath", "random", "unittest.case", "numpy", "numpy.testing", "numpy.linalg", "torch")
-watched += ("torch.testing", "torch.nn.functional", "IPython.core.interactiveshell", "ipykernel.ipkernel")
+watched = ("math", "cmath", "random", "unittest.case", "numpy", "numpy.testing", "numpy.linalg")
+watched += ("numpy.random", "torch", "torch.random", "torch.testing", "torch.nn.functional")
+watched += ("IPython.core.interactiveshell", "ipykernel.ipkernel")
 for name, module in sorted(sys.modules.items()):
     file = str(getattr(module, "__file__", None) or "")
     if (name in watched or name.split(".")[0] == "utils") and not own(file):
         for attribute, value in sorted(vars(module).items()):
             if not attribute.startswith("__") and strange(value):
                 found.append(name + "." + attribute)
+            if isinstance(value, type) and name.split(".")[0] == "utils":
+                of_class = [part for part in vars(value).values() if type(part) is types.FunctionType]
+                if any(strange(part) for part in of_class):
+                    found.append(name + "." + attribute)
 compared = ("numpy.allclose", "numpy.isclose", "numpy.array_equal", "torch.allclose", "torch.equal")
 for name in (*compared, "math.isclose"):
     module, _, attribute = name.rpartition(".")

@@ -18,6 +18,7 @@ import textwrap
 import threading
 import time
 import traceback
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -26,11 +27,9 @@ import cloudpickle
 import nbformat
 from nbformat import NotebookNode
 
-# Checks that look at more than values can say, the gradients and hooks that a model has: these stay in the
-# student's kernel.
-INSIDE = frozenset({"gradient_census", "message_norms"})
 START_SECONDS = 120.0  # PyTorch from a cold disk
 DEEPEST = 20
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _parsing = threading.Lock()
 LARGEST_ANSWER = 4 * 2**20  # of a kernel's message of at most 8 MB
 
@@ -39,7 +38,9 @@ _IN_KERNEL = r"""
 import base64, contextlib, io, json, pickle, random, sys, warnings
 import numpy, torch
 
-def array(value):
+def array(value, deep):
+    if value.dtype.kind == "O" and value.size < 10000 and deep < 20:
+        return {"objects": [list(value.shape), [told(part, deep + 1) for part in value.flat]]}
     if value.dtype.kind not in "biufc":
         return {"strange": "an array of " + str(value.dtype)}
     data = base64.b64encode(numpy.ascontiguousarray(value).tobytes()).decode()
@@ -61,17 +62,24 @@ def told(value, deep=0):
         data = base64.b64encode(plain.view(-1).view(torch.uint8).numpy().tobytes()).decode()
         return {"tensor": [str(plain.dtype).split(".")[1], list(plain.shape), data]}
     if isinstance(value, numpy.generic):
-        return {"scalar": array(numpy.asarray(value))}
+        return {"scalar": array(numpy.asarray(value), deep)}
     if isinstance(value, numpy.ndarray):
-        return array(value)
+        return array(value, deep)
     if isinstance(value, (list, tuple, set, frozenset)) and deep < 20:
         kind = next(k.__name__ for k in (list, tuple, set, frozenset) if isinstance(value, k))
         return {kind: [told(part, deep + 1) for part in value]}
     if isinstance(value, dict) and deep < 20:
         return {"dict": [[told(k, deep + 1), told(v, deep + 1)] for k, v in value.items()]}
     if isinstance(value, torch.nn.Module):
-        state = {name: told(part) for name, part in value.state_dict().items()}
-        return {"strange": type(value).__name__, "state": state, "training": value.training}
+        modules, parameters = list(value.modules()), list(value.parameters())
+        return {
+            "strange": type(value).__name__,
+            "state": {name: told(part) for name, part in value.state_dict().items()},
+            "modes": [module.training for module in modules],
+            "hooks": [[list(getattr(module, kind)) for kind in hooks] for module in modules],
+            "asks": [parameter.requires_grad for parameter in parameters],
+            "gradients": [told(parameter.grad) for parameter in parameters],
+        }
     if callable(value):
         return {"function": getattr(value, "__name__", "your_function")}
     return {"strange": type(value).__name__}
@@ -83,7 +91,14 @@ def answered():
         value = user[name]
         if inputs is None:
             return {"result": told(value)}
-        given = pickle.loads(base64.b64decode(inputs))
+        given, gradients = pickle.loads(base64.b64decode(inputs))
+        handle = torch.utils.hooks.RemovableHandle
+        for model, brought in zip(given, gradients):
+            if brought is not None:
+                for parameter, gradient in zip(model.parameters(), brought):
+                    parameter.grad = gradient
+                taken = [key for m in model.modules() for kind in hooks for key in getattr(m, kind)]
+                handle.next_id = max([handle.next_id, *(key + 1 for key in taken)])
         random.seed(seed), numpy.random.seed(seed), torch.manual_seed(seed)
         quiet = io.StringIO()
         with warnings.catch_warnings(), numpy.errstate(all="ignore"):
@@ -139,7 +154,7 @@ def asked(source: str) -> tuple[Asked, ...]:
                 return ()
         seeds = [k.value.value for k in keywords if k.arg == "seed" and isinstance(k.value, ast.Constant)]
         plain = all(isinstance(part, ast.Name) for part in given) and len(seeds) == len(keywords)
-        if not plain or name in INSIDE:
+        if not plain:
             return ()
         lines.append(Asked(name, tuple(part.id for part in given), *seeds))
     return tuple(lines)
@@ -147,7 +162,8 @@ def asked(source: str) -> tuple[Asked, ...]:
 
 def expression(name: str, inputs: str | None, seed: int) -> str:
     """What the kernel has to evaluate: what `name` is, or, with pickled inputs, what it makes of them."""
-    given = f'"name": {name!r}, "inputs": {inputs!r}, "seed": {seed!r}, "most": {LARGEST_ANSWER}'
+    given = f'"name": {name!r}, "inputs": {inputs!r}, "seed": {seed!r}'
+    given += f', "most": {LARGEST_ANSWER}, "hooks": {HOOKS}'
     evaluate = f"(lambda n: (__import__('builtins').exec({_IN_KERNEL!r}, n), n['answer'])[1])"
     return f"{evaluate}({{{given}, 'user': globals()}})"
 
@@ -178,6 +194,9 @@ class Strange:
         return f"<{self.name}>"
 
 
+_OF_A_MODEL = ("state", "modes", "hooks", "asks", "gradients")
+
+
 def _value(told: dict, deep: int = 0) -> object:
     """The plain value that JSON from the kernel stands for. Raises whatever nonsense in it leads to."""
     import numpy as np
@@ -185,7 +204,7 @@ def _value(told: dict, deep: int = 0) -> object:
 
     if deep > DEEPEST:
         raise ValueError("too deep")
-    ((kind, data),) = [(k, v) for k, v in told.items() if k not in ("state", "training")]
+    ((kind, data),) = [(k, v) for k, v in told.items() if k not in _OF_A_MODEL]
     match kind:
         case "value":
             if not isinstance(data, None | bool | int | float | str):
@@ -211,6 +230,12 @@ def _value(told: dict, deep: int = 0) -> object:
             if dtype.kind not in "biufc":
                 raise ValueError("not a plain array")
             return np.frombuffer(raw, dtype=dtype).reshape(shape)
+        case "objects":
+            shape, parts = data
+            objects = np.empty(len(parts), dtype=object)
+            for place, part in enumerate(parts):
+                objects[place] = _value(part, deep + 1)
+            return objects.reshape(shape)
         case "scalar":
             return _value(data, deep + 1)[()]
         case "list" | "tuple" | "set" | "frozenset":
@@ -237,8 +262,17 @@ def _write_back(given: object, told: dict) -> None:
     import torch
 
     if isinstance(given, torch.nn.Module):
-        given.train(bool(told["training"]))
         given.load_state_dict({name: _value(part) for name, part in told["state"].items()})
+        for module, mode, hooks in zip(given.modules(), told["modes"], told["hooks"], strict=True):
+            module.training = bool(mode)
+            for kind, keys in zip(HOOKS, hooks, strict=True):
+                before = getattr(module, kind)
+                after = OrderedDict((key, before.get(key, _left_by_the_answer)) for key in map(int, keys))
+                setattr(module, kind, after)
+        parameters = zip(given.parameters(), told["asks"], told["gradients"], strict=True)
+        for parameter, asks, gradient in parameters:
+            parameter.requires_grad_(bool(asks))
+            parameter.grad = _value(gradient)
         return
     if isinstance(given, tuple):
         for part, of_part in zip(given, told["tuple"], strict=True):
@@ -258,6 +292,20 @@ def _write_back(given: object, told: dict) -> None:
         given.update(after)
 
 
+def _left_by_the_answer(*_: object) -> None:
+    """Stands for a hook that the answer did not take away."""
+
+
+def _gradients(given: Iterable[object]) -> list[list | None]:
+    """What is in .grad of the parameters of each model, for no pickle of a model takes it along."""
+    import torch
+
+    return [
+        [parameter.grad for parameter in part.parameters()] if isinstance(part, torch.nn.Module) else None
+        for part in given
+    ]
+
+
 class Answer:
     """A function of the notebook; to call it is to ask the kernel."""
 
@@ -268,7 +316,7 @@ class Answer:
     def __call__(self, *given: object) -> object:
         """What the answer makes of the inputs, which are left as it left them."""
         self._seed += 1
-        pickled = base64.b64encode(cloudpickle.dumps(given)).decode()
+        pickled = base64.b64encode(cloudpickle.dumps((given, _gradients(given)))).decode()
         self._connection.send(("ask", self._notebook_name, pickled, self._seed))
         reply = _reply(self._connection)
         with contextlib.suppress(Exception):  # as above
