@@ -42,7 +42,15 @@ from grading_report import GRADED, NOT_GRADED, PARTLY, WAITING, Row
 from grading_sandbox import Limits, Sandbox, SandboxError
 
 ROOT = Path(__file__).resolve().parent.parent
-VERSION = 1  # of the rules below: what an older version graded is graded again
+# What nbgrader's formgrader has to know, to be used from the folder that the grades are in.
+FORMGRADER = '''"""Written by solutions/grade.py, for `make formgrader`."""
+
+c = get_config()
+c.CourseDirectory.course_id = "gradients-in-depth"
+c.CourseDirectory.source_directory = {source!r}
+c.CourseDirectory.db_url = {url!r}
+'''
+VERSION = 2  # of the rules below: what an older version graded is graded again
 
 
 @dataclass(frozen=True)
@@ -302,8 +310,39 @@ def row(options: Options, book: Book, student: str, assignment: Assignment, spec
     return Row(student, assignment.name, spec.name, state, None, so_far, most, tuple(said), remarks)
 
 
-def run(options: Options, feedback: bool = False) -> list[Row]:
-    """Grades what is new or changed, writes the report on the whole class, and gives its rows.
+def _inside(student: Path) -> dict[str, Path]:
+    """What stands in a student's folder; nothing where it cannot be read, or is a link."""
+    try:
+        return {} if student.is_symlink() else {path.name: path for path in student.iterdir()}
+    except OSError:
+        return {}
+
+
+def handed_in(
+    options: Options, tasks: list[Assignment], class_: list[Path]
+) -> tuple[list[Assignment], list[str]]:
+    """The assignments that somebody handed in, or that were asked for, and sentences on what is left out."""
+    there = {student.name: _inside(student) for student in class_}
+    names = {name for found in there.values() for name in found}
+    taken = [task for task in tasks if task.name in names or task.name in options.only]
+    known = {path.name for path in options.source.iterdir() if path.is_dir()}
+    said = []
+    if missing := [task.name for task in tasks if task not in taken]:
+        said.append(f"Nobody handed in {', '.join(missing)}.")
+    if others := sorted((names & known) - {task.name for task in tasks}):
+        said.append(f"Not asked for, and not in this report: {', '.join(others)}.")
+    for student, found in there.items():
+        strange = [
+            n for n, path in found.items() if n not in known and (path.is_dir() or n.endswith(".ipynb"))
+        ]
+        if strange := sorted(name for name in strange if not name.startswith(".")):
+            names = ", ".join(map(printable, strange))
+            said.append(f"{printable(student)} has {names}, which is no folder of an assignment.")
+    return taken, said
+
+
+def run(options: Options, feedback: bool = False) -> tuple[list[Row], list[str]]:
+    """Grades what is new or changed, writes the report on the class, and gives its rows and what it lacks.
 
     With `feedback`, writes a page for each student, too.
     """
@@ -326,11 +365,12 @@ def _alone(out: Path) -> Iterator[None]:
         yield
 
 
-def _run(options: Options, feedback: bool) -> list[Row]:
+def _run(options: Options, feedback: bool) -> tuple[list[Row], list[str]]:
     book = Book(options.url)
     try:
-        tasks = assignments(options, book)
-        pairs = [(student, task) for task in tasks for student in students(options.submitted)]
+        class_ = students(options.submitted)
+        tasks, left_out = handed_in(options, assignments(options, book), class_)
+        pairs = [(student, task) for task in tasks for student in class_]
         unnamed = [student for student, _ in pairs if printable(student.name) != student.name]
         pairs = [pair for pair in pairs if pair[0] not in unnamed]
         try:
@@ -347,9 +387,12 @@ def _run(options: Options, feedback: bool) -> list[Row]:
                         )
             if feedback:
                 _write_feedback(pairs, options, book)
+            formgrader = options.out / "nbgrader_config.py"
+            grading_report.write(formgrader, FORMGRADER.format(url=options.url, source=str(options.source)))
+            formgrader.chmod(0o600)  # a gradebook's address may have a password in it
             grading_report.write(options.out / "grades.csv", grading_report.as_csv(rows))
-            grading_report.write(options.out / "grades.html", grading_report.as_page(rows))
-        return rows
+            grading_report.write(options.out / "grades.html", grading_report.as_page(rows, left_out))
+        return rows, left_out
     finally:
         book.close()
 
@@ -464,7 +507,7 @@ def main() -> int:
     options, feedback = _options()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, with everything stopped
     try:
-        rows = run(options, feedback)
+        rows, left_out = run(options, feedback)
     except (BookError, SandboxError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -473,6 +516,8 @@ def main() -> int:
         return 130
     for state in grading_report.EXPLAINED:
         print(f"{sum(r.state == state for r in rows):5d}  {state}: {grading_report.EXPLAINED[state]}")
+    for sentence in left_out:
+        print(sentence)
     print(f"Report: {options.out / 'grades.html'} and {options.out / 'grades.csv'}")
     return 0
 

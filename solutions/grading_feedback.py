@@ -24,6 +24,16 @@ def _exception(name: str) -> str:
     return name if isinstance(known, type) and issubclass(known, BaseException) else "an error"
 
 
+def _ended(name: str) -> str:
+    """What an error says of a test, in words of ours alone."""
+    if name == "Mistake":
+        return (
+            "The check found a mistake. Run its cell in your own notebook and it says which one; where it "
+            "says Right there, the answer fits the inputs of that cell, and not others."
+        )
+    return f"The tests ended with {_exception(name)}."
+
+
 def _outputs(cell: NotebookNode) -> list[str]:
     lines = []
     for output in cell.get("outputs", []):
@@ -56,7 +66,7 @@ def _result(cell: NotebookNode | None, grade: Grades | None) -> str:
     ended = ""
     errors = [o for o in (cell.get("outputs", []) if cell else []) if o.output_type == "error"]
     if errors and grade.manual is None:
-        ended = f" The tests ended with {_exception(errors[0].ename)}."
+        ended = f" {_ended(errors[0].ename)}"
     return f"<p><b>{number(grade.points)} of {number(grade.max_score)} points.</b>{ended}</p>"
 
 

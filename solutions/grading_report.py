@@ -110,12 +110,14 @@ def shown(text: str) -> str:
     )
 
 
-def as_page(rows: list[Row]) -> str:
-    """The class at a glance: what needs a person comes first."""
+def as_page(rows: list[Row], left_out: list[str]) -> str:
+    """The class at a glance: what needs a person comes first, below sentences on what is left out."""
     counts = Counter(row.state for row in rows)
     lines = [f"<p>{len(rows)} notebooks.</p><ul>"]
     lines += [f"<li><b>{state}</b>: {counts[state]} ({EXPLAINED[state]})</li>" for state in EXPLAINED]
-    lines.append("</ul><table><caption>Notebooks, those that need somebody first</caption><thead><tr>")
+    lines.append("</ul>")
+    lines += [f"<p>{shown(sentence)}</p>" for sentence in left_out]
+    lines.append("<table><caption>Notebooks, those that need somebody first</caption><thead><tr>")
     heads = ("Student", "Assignment", "State", "Score", "Points so far", "Of", "Reasons", "Remarks")
     for head in heads:
         kind = ' class="number"' if head in ("Score", "Points so far", "Of") else ""

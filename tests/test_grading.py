@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import nbformat
@@ -22,7 +23,8 @@ grading_book = pytest.importorskip(
 
 from nbformat.v4 import new_code_cell, new_notebook, new_output  # noqa: E402
 
-import grading_examine  # noqa: E402 (after the line that skips without nbgrader)
+import grade as grading  # noqa: E402 (after the line that skips without nbgrader)
+import grading_examine  # noqa: E402
 import grading_execute  # noqa: E402
 import grading_report  # noqa: E402
 from grading_examine import CannotGradeError  # noqa: E402
@@ -245,6 +247,28 @@ class TestReruns:
         assert {path: path.stat().st_mtime_ns for path in before} == before
         assert rows(course)["cem"]["points_so_far"] == "7"
 
+    def test_formgrader_opens_on_what_was_graded(self, course):
+        """From the folder of the grades, as `make formgrader` starts it."""
+        assert grade(course).returncode == 0
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        command = [sys.executable, "-m", "jupyter", "server", "--allow-root", f"--ServerApp.port={port}"]
+        command += ["--ServerApp.root_dir=.", "--ServerApp.port_retries=0", "--IdentityProvider.token="]
+        log, address = course / "server.log", f"http://127.0.0.1:{port}/formgrader"
+        with log.open("w") as file:
+            server = subprocess.Popen(command, cwd=course / "grading", stdout=file, stderr=file)
+        try:
+            submissions = json.loads(opened(f"{address}/api/submissions/{NAME}", log))
+            assert {one["student"]: one["needs_manual_grade"] for one in submissions}["ada"]
+            (ada,) = [one for one in submissions if one["student"] == "ada"]
+            notebooks = json.loads(opened(f"{address}/api/submitted_notebooks/{NAME}/{NAME}", log))
+            (of_ada,) = [one["id"] for one in notebooks if one["student"] == "ada"]
+            page = opened(f"{address}/submissions/{of_ada}/", log)
+            assert ada["score"] == 7 and 'id="why-comment"' in page
+        finally:
+            server.terminate()
+            server.wait(20)
+
     def test_another_gradebook_by_its_url(self, course):
         url = f"sqlite:///{course / 'elsewhere.sqlite'}"
         assert grade(course, "--db", url).returncode == 0
@@ -255,6 +279,17 @@ class TestReruns:
         # The records are of that gradebook: a new one starts from the beginning.
         assert grade(course).returncode == 0
         assert points(course, "ada") == (2, 3, 2)
+
+
+def opened(url: str, log: Path) -> str:
+    """What an address gives, once its server is there."""
+    for _ in range(240):
+        try:
+            with urllib.request.urlopen(url, timeout=30) as page:
+                return page.read().decode()
+        except OSError:
+            time.sleep(0.25)
+    raise AssertionError(f"{url} does not answer: {log.read_text()[-1000:]}")
 
 
 @pytest.mark.slow
@@ -315,7 +350,31 @@ def test_numbers_and_formulas_in_the_report():
     assert [grading_report.number(v) for v in (None, 0.0, 7.0, 2.5, 1 / 3)] == ["", "0", "7", "2.5", "0.333"]
     row = grading_report.Row("=1+1", "a", "a", "NOT GRADED", None, None, 3, ("<i>\n=x",), ())
     assert "'=1+1,a,a,NOT GRADED,,,3,<i> =x," in grading_report.as_csv([row])
-    assert "<i>" not in grading_report.as_page([row])
+    assert "<i>" not in grading_report.as_page([row], ["<b>"])
+
+
+def test_what_the_report_leaves_out_is_named(tmp_path):
+    for path in ("source/one", "source/two", "source/three", "submitted/ada/one", "submitted/ada/tow"):
+        (tmp_path / path).mkdir(parents=True)
+    (tmp_path / "submitted" / "bob").mkdir()
+    (tmp_path / "submitted" / "bob" / "two.ipynb").write_text("{}")
+    (tmp_path / "submitted" / "eve").symlink_to(tmp_path / "source")
+
+    def left_out(only, names):
+        options = grading.Options(
+            *[tmp_path / "submitted", tmp_path / "source", tmp_path], "", None, 1, True, only, False
+        )
+        tasks = [grading.Assignment(name, tmp_path / "source" / name, (), "") for name in names]
+        taken, said = grading.handed_in(options, tasks, grading.students(tmp_path / "submitted"))
+        return [task.name for task in taken], said
+
+    strange = [
+        "ada has tow, which is no folder of an assignment.",
+        "bob has two.ipynb, which is no folder of an assignment.",
+    ]
+    assert left_out((), ("one", "two", "three")) == (["one"], ["Nobody handed in two, three.", *strange])
+    asked = ["Not asked for, and not in this report: one.", *strange]
+    assert left_out(("two",), ("two",)) == (["two"], asked)
 
 
 def test_a_link_is_not_followed(tmp_path):
