@@ -1,12 +1,15 @@
 """A class of right, wrong, broken and hostile submissions is graded as the table in grading_class.py says."""
 
+import contextlib
 import csv
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -17,6 +20,8 @@ import nbformat
 import psutil
 import pytest
 
+fcntl = pytest.importorskip("fcntl", reason="the grading runs on Linux, on macOS and in WSL")
+termios = pytest.importorskip("termios", reason="the grading runs on Linux, on macOS and in WSL")
 grading_book = pytest.importorskip(
     "grading_book", reason="nbgrader is not installed: pip install -e .[grading]"
 )
@@ -246,6 +251,23 @@ class TestReruns:
         assert subprocess.run(command, capture_output=True).returncode == 0
         assert {path: path.stat().st_mtime_ns for path in before} == before
         assert rows(course)["cem"]["points_so_far"] == "7"
+
+    def test_a_terminal_sees_how_far_it_is(self, course):
+        """And a second run, which has nothing to do, is at its end at once."""
+        for _ in range(2):
+            command = [sys.executable, ROOT / "solutions" / "grade.py", course / "submitted"]
+            command += ["--source", course / "source", "--jobs", "1"]
+            terminal, theirs = os.openpty()
+            fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs)
+            os.close(theirs)
+            seen = b""
+            with contextlib.suppress(OSError):  # the other end of a terminal that is closed
+                while part := os.read(terminal, 10_000):
+                    seen += part
+            os.close(terminal)
+            assert process.wait(60) == 0
+            assert re.search(rb"Grading: +0%.* 0/3 .*Grading: +100%.* 3/3 ", seen, re.DOTALL), seen
 
     def test_formgrader_opens_on_what_was_graded(self, course):
         """From the folder of the grades, as `make formgrader` starts it."""
