@@ -28,6 +28,7 @@ from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
+from sqlalchemy.exc import SQLAlchemyError
 from tqdm import tqdm
 
 import grading_book
@@ -36,7 +37,7 @@ import grading_execute
 import grading_feedback
 import grading_report
 import grading_sandbox
-from grading_book import Book, BookError
+from grading_book import COURSE, Book, BookError
 from grading_examine import CannotGradeError, NotebookSpec, printable
 from grading_report import GRADED, NOT_GRADED, PARTLY, WAITING, Row
 from grading_sandbox import Limits, Sandbox, SandboxError
@@ -46,7 +47,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FORMGRADER = '''"""Written by solutions/grade.py, for `make formgrader`."""
 
 c = get_config()
-c.CourseDirectory.course_id = "gradients-in-depth"
+c.CourseDirectory.course_id = {course!r}
 c.CourseDirectory.source_directory = {source!r}
 c.CourseDirectory.db_url = {url!r}
 '''
@@ -388,7 +389,9 @@ def _run(options: Options, feedback: bool) -> tuple[list[Row], list[str]]:
             if feedback:
                 _write_feedback(pairs, options, book)
             formgrader = options.out / "nbgrader_config.py"
-            grading_report.write(formgrader, FORMGRADER.format(url=options.url, source=str(options.source)))
+            grading_report.write(
+                formgrader, FORMGRADER.format(course=COURSE, url=options.url, source=str(options.source))
+            )
             formgrader.chmod(0o600)  # a gradebook's address may have a password in it
             grading_report.write(options.out / "grades.csv", grading_report.as_csv(rows))
             grading_report.write(options.out / "grades.html", grading_report.as_page(rows, left_out))
@@ -510,6 +513,12 @@ def main() -> int:
         rows, left_out = run(options, feedback)
     except (BookError, SandboxError) as error:
         print(error, file=sys.stderr)
+        return 2
+    except SQLAlchemyError as error:
+        what = str(error).splitlines()[0]
+        print(
+            f"The gradebook failed ({what}). What was graded before is kept; run it again.", file=sys.stderr
+        )
         return 2
     except KeyboardInterrupt:
         print("Interrupted. What was graded is kept; run it again to go on.", file=sys.stderr)

@@ -22,6 +22,7 @@ from traitlets.config import Config, PyFileConfigLoader
 from grading_examine import CellSpec, NotebookSpec
 
 CONFIG = "nbgrader_config.py"
+COURSE = "gradients-in-depth"  # of whatever stands in a gradebook; PostgreSQL insists that it is there
 
 
 class BookError(Exception):
@@ -74,6 +75,7 @@ def release(root: Path, name: str, source: Path, released: Path, url: str) -> No
     config.CourseDirectory.root = str(root)
     config.CourseDirectory.source_directory = os.path.relpath(source, root)
     config.CourseDirectory.release_directory = os.path.relpath(released, root)
+    config.CourseDirectory.course_id = COURSE
     config.CourseDirectory.db_url = url
     config.CourseDirectory.assignment_id = name
     config.CourseDirectory.ignore = [".ipynb_checkpoints", "*.pyc", "__pycache__"]
@@ -100,7 +102,7 @@ class Book:
     def __init__(self, url: str) -> None:
         _find_alembic()
         try:
-            self._book = Gradebook(url)
+            self._book = Gradebook(url, COURSE)
         except Exception as error:  # SQLAlchemy and every database driver have errors of their own
             raise BookError(f"The gradebook {_without_password(url)} cannot be opened: {error}") from None
         self.url = url

@@ -27,6 +27,7 @@ grading_book = pytest.importorskip(
 )
 
 from nbformat.v4 import new_code_cell, new_notebook, new_output  # noqa: E402
+from sqlalchemy import Engine, event  # noqa: E402
 
 import grade as grading  # noqa: E402 (after the line that skips without nbgrader)
 import grading_examine  # noqa: E402
@@ -373,6 +374,24 @@ def test_numbers_and_formulas_in_the_report():
     row = grading_report.Row("=1+1", "a", "a", "NOT GRADED", None, None, 3, ("<i>\n=x",), ())
     assert "'=1+1,a,a,NOT GRADED,,,3,<i> =x," in grading_report.as_csv([row])
     assert "<i>" not in grading_report.as_page([row], ["<b>"])
+
+
+def test_every_key_in_the_gradebook_leads_somewhere(tmp_path):
+    """PostgreSQL refuses others; SQLite does so when it is told to."""
+    source, url = write_course(tmp_path), f"sqlite:///{tmp_path / 'gradebook.db'}"
+
+    def insist(connection, _):
+        connection.execute("PRAGMA foreign_keys = ON")
+
+    event.listen(Engine, "connect", insist)
+    try:
+        grading_book.release(tmp_path, NAME, source, tmp_path / "released", url)
+        one = grading_book.Book(url)
+        one.record("ada", NAME, {NAME: None})
+        assert one.has(NAME) and [grade.points for grade in one.grades("ada", NAME, NAME)] == [None] * 4
+        one.close()
+    finally:
+        event.remove(Engine, "connect", insist)
 
 
 def test_what_the_report_leaves_out_is_named(tmp_path):
