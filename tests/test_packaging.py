@@ -274,3 +274,14 @@ def test_front_end_files_are_packaged():
     data = tomllib.loads(PYPROJECT)["tool"]["setuptools"]["package-data"]["utils"]
     files = [path for path in (ROOT / "utils").iterdir() if path.is_file() and path.suffix != ".py"]
     assert [path.name for path in files if not any(path.match(pattern) for pattern in data)] == []
+
+
+def test_a_lesson_takes_as_long_everywhere():
+    """In the lesson, in the course's table, and in the instructor's guide."""
+    table, guide = (
+        path.read_text(encoding="utf-8") for path in (ROOT / "README.md", ROOT / "solutions/README.md")
+    )
+    for script in sorted((ROOT / "notebooks" / "sources").glob("*.py")):
+        (said,) = re.findall(r"\*\*Time:\*\* about (\d+) minutes", script.read_text(encoding="utf-8"))
+        assert re.findall(rf"notebooks/{script.stem}\.ipynb\) \|.*\| (\d+) \|", table) == [said]
+        assert re.findall(rf"^## {script.stem[:2]} .* · (\d+) minutes$", guide, re.MULTILINE) == [said]

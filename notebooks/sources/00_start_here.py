@@ -596,7 +596,7 @@ for name, rate in (("healthy", 0.0001), ("healthy", 0.1), ("vanishing", 0.1)):
 # **In a lab.** One lesson fills one session. Work in pairs: one predicts, the other argues against it, then you run the
 # cell.
 #
-# **For credit.** Graded exercises for this lesson, as for every lesson, live in [exercises](../exercises/README.md).
+# **For credit.** Graded exercises for lessons 01 to 10 live in [exercises](../exercises/README.md).
 #
 # | lesson | question |
 # |---|---|
