@@ -3,6 +3,7 @@
 import ast
 import importlib.metadata
 import sys
+import re
 import tomllib
 from functools import cache
 from pathlib import Path
