@@ -2,8 +2,8 @@
 
 import ast
 import importlib.metadata
-import sys
 import re
+import sys
 import tomllib
 from functools import cache
 from pathlib import Path
