@@ -380,7 +380,7 @@ def decoupled_decay(adamw: Callable, seed: int) -> None:
         wrong = ~np.isclose(found, _adamw(*case), rtol=1e-5, atol=1e-12)
         step, weight = np.argwhere(wrong)[0] if wrong.any() else (0, 0)
         otherwise = (
-            f"After step {step + 1} the weight with gradients of size {sizes[weight]:.0e} is wrong: is your "
+            f"After step {step + 1} the weight with gradients of size {sizes[weight]:.3g} is wrong: is your "
             "function Adam for weight_decay 0?"
         )
         if not wrong[0].any():
