@@ -398,10 +398,20 @@ words = ", ".join(f"{name} {np.median(loss):.2g}" for name, loss in final.items(
 pictures.describe(ax, f"Training loss after 8 epochs, median of 5 seeds: {words}.");
 
 # %% [markdown]
-# **What you should see.** In a deep, narrow, *plain* network, those that let much of the left side through come out ahead: PReLU
-# with its leak of ¼, ELU, SELU. ReLU and leaky ReLU with its 0.01 come last; GELU and SiLU are in between. Do not take this home
-# as a ranking of activations: eight epochs, 20 units, no normalization, and bars that overlap. Take home that the *left* side
-# matters. Why it does is the subject of the next sections: units can die (6), and inputs can become equal (9).
+# In numbers, best first:
+
+# %%
+middle = {name: np.median(loss) for name, loss in final.items()}
+for name in sorted(middle, key=middle.get):
+    print(f"{name:>10}: {middle[name]:.2g} ({final[name].min():.2g} to {final[name].max():.2g})")
+assert max(middle[n] for n in ("prelu", "elu", "selu")) < 0.5 < min(middle["gelu"], middle["silu"])
+assert max(middle["gelu"], middle["silu"]) < min(middle["relu"], middle["leaky_relu"])
+
+# %% [markdown]
+# **What you should see.** In a deep, narrow, *plain* network, those that let much of the left side through come out ahead: ELU,
+# SELU, and PReLU with its leak of ¼. By their medians ReLU and leaky ReLU with its 0.01 come last, and GELU and SiLU before them; the
+# bars of these four overlap. Do not take this home as a ranking of activations: eight epochs, 20 units, no normalization. Take home
+# that the *left* side matters. Why it may is the subject of the next sections: units can die (6), and inputs can become equal (9).
 
 # %% [markdown]
 # ## 6 · Dead units
@@ -483,31 +493,43 @@ ax.get_legend().set_loc("upper left");
 
 # %%
 @torch.no_grad()
-def z_of_layer_2(model):
+def z_by_layer(model):
+    """z of layer 1 and of layer 2, (images, 32) each."""
     first, second = model.blocks
-    return second.linear(first(images))
+    return first.linear(images), second.linear(first(images))
 
 
 # %% [markdown]
 # The step has size 8, on one mini-batch of 75 images:
 
 # %%
-falls, spreads = [], []
+falls, spreads, lower = [], [], []
 one_batch = data.Split(images[:75], digits.train_targets[:75], images[:75], digits.train_targets[:75])
 for seed in range(8):
-    before = z_of_layer_2(model := small(seed))
+    before = z_by_layer(model := small(seed))
     train(model, one_batch, learning_rate=8, epochs=1, batch_size=75, seed=seed, progress=False)
-    killed = z_of_layer_2(model).amax(dim=0) <= 0
-    falls.append((before - z_of_layer_2(model)).mean(dim=0)[killed].median().item())
-    spreads.append(before.std(dim=0).mean().item())
+    fall = [old - new for old, new in zip(before, z_by_layer(model), strict=True)]
+    killed = z_by_layer(model)[1].amax(dim=0) <= 0
+    falls.append(fall[1].mean(dim=0)[killed].median().item())
+    spreads.append(before[1].std(dim=0).mean().item())
+    lower.append([(fall[1][:, killed] > 0).double().mean().item(), (fall[0] > 0).double().mean(dim=0).max().item()])
 print(f"z of the killed units fell by {np.median(falls):.2g} (seeds: {min(falls):.2g} to {max(falls):.2g});")
 print(f"between images z differs by {np.median(spreads):.2g} (standard deviation).")
 assert min(falls) > 2 * max(spreads)
 
 # %% [markdown]
-# In layer 2 all inputs are ReLU outputs, hence positive. A step that lowers the weights of a unit lowers its $z$ for *all* images
-# together: the one-signed step of lesson 02, now with a fatal end. In layer 1 the pixels are standardized: whatever lowers
-# $z$ for one image raises it for another, and somebody always turns the unit on. That is one more reason to center inputs.
+# In layer 2 all inputs are ReLU outputs, and none is negative. When one image pushes a unit down, its step lowers each weight or
+# leaves it as it is, and then no image's $z$ can rise: the one-signed step of lesson 02, now with a fatal end. In layer 1 the
+# pixels are standardized, they have both signs: what lowers $z$ for one image raises it for another.
+
+# %%
+deepest, highest = np.array(lower).T
+print(f"Layer 2, killed units: z fell for {deepest.min():.0%} of the images or more (8 seeds).")
+print(f"Layer 1, any unit: z fell for {highest.max():.0%} of the images at most.")
+assert deepest.min() > 0.9 and highest.max() < 0.8
+
+# %% [markdown]
+# In layer 1 enough images therefore keep each unit on. That is one more reason to center inputs.
 
 # %% [markdown]
 # ### Explore: kill and save
@@ -552,21 +574,32 @@ for leak, outcome in rescue.items():
 ax.set(ylabel="share of units off on every image", ylim=(0, 0.6));
 
 # %% [markdown]
-# And the loss on all training images, after the ten epochs:
+# After the ten epochs, medians of the five seeds; the loss is that on all training images, with its range:
 
 # %%
+ends = {}
 for leak, outcome in rescue.items():
-    losses = [loss for _, loss in outcome]
-    print(f"leak {leak:4.2g}: loss {np.median(losses):.2g} (5 seeds: {min(losses):.2g} to {max(losses):.2g})")
+    losses, ends[leak] = [loss for _, loss in outcome], np.median([shares for shares, _ in outcome], axis=0)
+    print(f"leak {leak:4.2g}: off {ends[leak][0]:.0%} before, {ends[leak][-1]:.0%} after, ", end="")
+    print(f"loss {np.median(losses):.2g} ({min(losses):.2g} to {max(losses):.2g})")
+    assert (min(losses) > 2.25) if leak < 0.1 else (max(losses) < 2.1)
+back = [1 - share[-1] / share[0] for share in ends.values()]
+assert max(back[:2]) < 0.35 < 0.4 < back[2] < back[3] and back[3] > 0.8
 
 # %% [markdown]
-# **What you should see.** Without a leak hardly anything comes back, and the loss stays at the cost of guessing: the units that
-# are on are on too rarely. A leak of 0.01 is hardly different; its gradient is there, a hundred times smaller. A leak of 0.1 brings
-# units back slowly, and 0.3 brings back nearly all. **A leak turns death into sleep; its slope decides how long the sleep is.**
+# **What you should see.** Without a leak few units come back, and the loss stays at the cost of guessing, 2.3. A leak of 0.01 is
+# hardly different; its gradient is there, a hundred times smaller. A leak of 0.1 brings more than a third back, and one of 0.3 nearly
+# all. **A leak turns death into sleep; its slope decides how long the sleep is.**
 #
 # In layer 1, death is final: its inputs are images, and those do not change. In deeper layers a dead unit can revive when the
-# layers below it change their outputs. You find it in the explorer: after a first step of 3, the last count is the smaller one.
-# (As often it is the larger: units go on dying.)
+# layers below it change their outputs. You find it in the explorer:
+
+# %%
+for step in (3, 4):
+    print(explorers.dying_units().set(first_step=step).sentence.split(".")[0])
+
+# %% [markdown]
+# After a first step of 3 one of three has come back. (After most larger steps the last count is the larger one: units go on dying.)
 
 # %% [markdown]
 # ## 7 · PReLU: watch the leak learn
@@ -783,34 +816,66 @@ print(f"Gradient in layer 1 / layer 100: median {np.median([first / last for fir
 
 # %% [markdown]
 # **What you should see.** Two inputs that were perpendicular have, in theory, a cosine of 0.87 after ten layers and 0.996 after a
-# hundred; the eight networks agree. The gradient is fine all the while. **The network keeps its scale and forgets its input.**
-# The dashboard of lesson 00 shows it in the panel CORRELATION.
+# hundred; the eight networks agree. The gradient of the median network is of the same size at both ends. **The network keeps its
+# scale and forgets its input.** The dashboard of lesson 00 shows it in the panel CORRELATION.
 #
-# Is it the cause of the flat loss? Treat it, and nothing else. A leak of ½, at its own gain, keeps the gradient exactly as He
-# keeps it for ReLU ($\chi = 1$), but lets inputs become equal more slowly: its map lies between ReLU's and the diagonal.
+# Is it the cause of the flat loss? A leak of ½, at its own gain, keeps the gradient on average exactly as He keeps it for ReLU ($\chi
+# = 1$). But it does *two* things: it lets inputs become equal more slowly, and it gives a gradient to units that are off. To
+# tell which of the two counts, we need a control that does only one of them. A leak of **−½** is one: units that are off get
+# a gradient of the same size, and the gain is the same, because only the square of the slope enters. But it folds
+# the left side over to the right, so that inputs become equal even faster. In theory, for one layer and perpendicular inputs:
 
 
 # %%
-def half_leaky(seed):
-    model = network("relu", math.sqrt(2 / (1 + 0.5**2)), depth=30)(seed)
-    for block in model.blocks:
-        block.activation = nn.LeakyReLU(0.5)
-    return model
+for leak in (0.0, 0.5, -0.5):
+    gain, activation = math.sqrt(2 / (1 + leak**2)), nn.LeakyReLU(leak)
+    factor = theory.chi(1.0, activation, gain**2)
+    cosine = theory.correlation_map(0.0, activation, gain**2, 0.0, 1.0)
+    print(f"leak {leak:4.2g}: χ = {factor:.3g}, the cosine goes from 0 to {cosine:.2g}")
+    assert abs(factor - 1) < 1e-9
 
-
-# %%
-half = sweep(half_leaky, digits, **deep_plan)
-for name, run in {"ReLU": deep, "leak ½": half}.items():
-    loss = run.loss_by_epoch[run.best, :, -1]
-    print(f"{name:>6}: loss {np.median(loss):.2g} (5 seeds: {loss.min():.2g} to {loss.max():.2g})")
-models = [half_leaky(seed) for seed in range(5)]
-found = [signals.measure(m, images[:64], loss_fn=quadratic, layers=networks.Block) for m in models]
-print(f"Cosine in layer 30 with the leak: {np.median([run.series('cosine')[29] for run in found]):.2g}")
 
 # %% [markdown]
-# From every seed the leaky network learns more in the same four epochs, each at its best rate. So collapsed correlation is a
-# disease of its own, and its cures are others than larger gradients: a slope on the left, biases and gains at the edge of
-# chaos (04), normalization (05), skips (06).
+# **Predict.** If units without a gradient were the disease, which of the two leaks would cure it? And if equal inputs were?
+
+
+# %%
+def with_leak(leak):
+    """A function that makes thirty layers with this leak, at its own gain, from a seed."""
+
+    def make(seed):
+        model = network("relu", math.sqrt(2 / (1 + leak**2)), depth=30)(seed)
+        for block in model.blocks:
+            block.activation = nn.LeakyReLU(leak)
+        return model
+
+    return make
+
+
+def last_cosine(model):
+    return signals.measure(model, images[:64], loss_fn=quadratic, layers=networks.Block).series("cosine")[-1]
+
+
+# %% [markdown]
+# Same grid, same five seeds, each at its best rate:
+
+# %%
+leaks = {0.0: deep} | {leak: sweep(with_leak(leak), digits, **deep_plan) for leak in (0.5, -0.5)}
+left = {leak: run.loss_by_epoch[run.best, :, -1] for leak, run in leaks.items()}
+for leak, loss in left.items():
+    print(f"leak {leak:4.2g}: loss {np.median(loss):.2g} ({loss.min():.2g} to {loss.max():.2g}), ", end="")
+    alike = [last_cosine(with_leak(leak)(seed)) for seed in range(5)]
+    print(f"cosine in layer 30: {np.median(alike):.2g} ({min(alike):.2g} to {max(alike):.2g})")
+assert (left[0.5] < left[0.0] - 0.1).all() and (left[0.5] < left[-0.5] - 0.1).all()
+assert np.median(left[-0.5]) > np.median(left[0.0]) - 0.05
+
+# %% [markdown]
+# **What you should see.** From every seed the leak of ½ learns more than ReLU in the same four epochs. The leak of −½ does not, though
+# none of its units is without a gradient. So **a gradient for units that are off is not the cure**; what sets the
+# two leaks apart is what they do to two inputs. How alike the images are at the start does not explain everything: it differs
+# much between the five networks with a leak of ½, and their losses do not follow it. But collapsed correlation is a
+# disease that no gradient norm shows, and its cures are others than larger gradients: a slope on the left that keeps
+# inputs apart, biases and gains at the edge of chaos (04), normalization (05), skips (06).
 #
 # ### "56 % of the units in layer 9 are dead. That is why it does not train"
 #
@@ -850,16 +915,34 @@ ax.get_legend().set_loc("upper left");
 # it is 12 %.
 #
 # **Why.** With the default, the signal shrinks by 0.408 per layer and the biases do not. After nine layers $z$ *is* its bias, the
-# same for all images, and a bias is negative half of the time. With He the signal stays larger than a bias of 0, but all
-# images turn alike (the section above), and a unit that is off for one is then off for many. He and Xavier agree to the last
-# unit, because scaling all weights cannot change a sign when there are no biases.
+# same for all images but for a small rest, and a bias is negative half of the time. With He there are no biases, so the sign of
+# $z = w \cdot h$ depends only on the *direction* of $h$. The directions of all images have come together (the section above), into
+# a cone; a unit whose weights point away from the whole cone is off on all images. The narrower the cone, the more
+# units have it on one side, and a random $w$ has it on the negative side as often as on the positive one. That the scale plays
+# no part you see in Xavier's row: scaling all weights cannot change a sign when there are no biases, and He and Xavier
+# agree to the last unit.
 #
-# In a deeper He network the images turn more alike, and so the share grows, towards one half:
+# In a deeper He network the cone is narrower, and so the share grows, towards one half:
 
 # %%
-deeper = np.array([off_share(network("relu", math.sqrt(2), depth=50)(seed), images) for seed in range(16)])
+deeper = [network("relu", math.sqrt(2), depth=50)(seed) for seed in range(16)]
+silent = np.mean([off_share(model, images) for model in deeper], axis=0)
+found = [signals.measure(m, images[:64], loss_fn=quadratic, layers=networks.Block) for m in deeper]
+cosine = np.median([run.series("cosine") for run in found], axis=0)
 for layer in (9, 20, 49):
-    print(f"He, layer {layer} of 50: {deeper[:, layer - 1].mean():.0%} of the units are off on all images")
+    print(f"He, layer {layer} of 50: {silent[layer - 1]:.0%} are off on all images, ", end="")
+    print(f"cosine of two images {cosine[layer - 1]:.3g}")
+assert silent[8] < silent[19] < silent[48] < 0.5 and cosine[8] < cosine[19] < cosine[48]
+
+# %% [markdown]
+# And with the default, is $z$ its bias? The spread of $z$ between images, over the size of its mean:
+
+# %%
+with torch.no_grad():
+    for name in ("PyTorch default", "He, zero bias"):
+        z = [m.blocks[8].linear(nn.Sequential(*m.blocks[:8])(images)) for m in map(starts[name], range(16))]
+        ratio = np.median([(v.std(dim=0) / v.mean(dim=0).abs()).median().item() for v in z])
+        print(f"{name:>15}: {ratio:.2g}")
 
 # %% [markdown]
 # Now the decisive test. If dead units were the cause, a leak would cure it. It leaves no unit dead at all:
