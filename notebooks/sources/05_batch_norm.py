@@ -965,6 +965,7 @@ for kind, runs in followed.items():
         plain = first
 ratio = np.array(first) / plain
 print(f"first ten steps, with noise over without BatchNorm: {ratio.min():.2g} to {ratio.max():.2g}")
+assert ratio.min() > 1
 
 # %% [markdown]
 # And the loss after the last epoch of the ordinary training:
@@ -986,7 +987,7 @@ assert np.median(losses["BatchNorm"]) < np.median(losses["noisy BatchNorm"]) < n
 # without BatchNorm, and in the first ten steps, when the latter moves most, still farther from every seed. Yet it trains
 # *better* than that one, if not quite as well as with clean BatchNorm. So in this network "it holds the distribution still" is
 # not the reason why it helps. BatchNorm *does* hold it still, as its authors said, and not only because it learns sooner: at
-# equal loss its drift is about a quarter of that without. (The rest of the fall of the lowest curve is that it has learned these images.)
+# equal loss its drift is about a fifth of that without. (The further fall of the lowest curve is that it has learned these images.)
 #
 # ### A smoother loss?
 #
@@ -1042,12 +1043,13 @@ assert plain > 0.5 and max(clean, noisy) < 0.2
 
 # %% [markdown]
 # **What you should see.** At the start BatchNorm makes the loss *rougher*: after a step of 0.03 the old gradient says nothing about
-# the new one. At a loss of 1.5 it is the other way round: with BatchNorm the gradient still points the same way, without
-# it it has turned. And the noisy network, with the largest drift, has the smoothest loss of the three. So
-# where learning happens, a smoother loss goes with BatchNorm, and a still distribution does not. It does not rank them,
-# for the smoothest is not the best, and two things that go together need not be cause and effect. The certain things are
-# three that this lesson measured before: a gradient that does not vanish (5), inputs that stay different (6), and a step
-# size that regulates itself (8).
+# the new one. At a loss of 1.5 it is the other way round: with BatchNorm the gradient still points much the same way; without it,
+# it has lost its direction or turned back. And the noisy network, with the largest drift, has the smoothest loss of the three.
+# So on the way down both networks with BatchNorm have a smoother loss than the one without, and learn better, while only one of
+# them has a stiller distribution. That is in favor of smoothness, and no proof: the smoothest of the three is not the best, and
+# two things that go together need not be cause and effect. Three more things that BatchNorm does were measured in this lesson: a
+# gradient that does not vanish (5), inputs that stay different (6), and a step size that regulates itself (8). How much each of
+# them helps in a given network, none of these measurements says.
 
 # %% [markdown]
 # ## 10 · Five norms, one picture
@@ -1189,11 +1191,11 @@ for y, found in noisy.items():
     print(f"y = {y}: spread {middle[0]:.2f} in batches of 8 (theory {law[0]:.2f}), ", end="")
     print(f"{middle[1]:.2f} in batches of 64 (theory {law[1]:.2f})")
     assert abs(middle[1] / law[1] - 1) < 0.06 and 0 < middle[0] / law[0] - 1 < 0.3
-assert np.median(shares[:, 0]) < 0.5 and np.median(shares[:, -1]) > 0.9
+assert np.median(shares[:, 0]) < 0.5 and np.median(shares[:, -2]) > np.median(asked["eval()"]) - 0.04
 
 # %% [markdown]
 # **What you should see.** At 64 and more the noise is small beside 1, the spread of the outputs themselves, and the answers are
-# as good as with `eval()`. (Some call such noise useful, for it is different in every step.) At 8 it is a large part of the
+# nearly as good as with `eval()`. (Some call such noise useful, for it is different in every step.) At 8 it is a large part of the
 # signal, and the formula, the first term of a series in $1/B$, is too low for an example in the middle. An example far out is moved *less*
 # by a small batch, because it makes its own $\sigma$: in a batch of 2 it is just −1 or 1 (section 1). This happens in practice: large
 # images, many devices with few examples each. What to do: normalize over something
