@@ -965,7 +965,7 @@ for kind, runs in followed.items():
         plain = first
 ratio = np.array(first) / plain
 print(f"first ten steps, with noise over without BatchNorm: {ratio.min():.2g} to {ratio.max():.2g}")
-assert ratio.min() > 1
+assert np.median(ratio) > 1.4
 
 # %% [markdown]
 # And the loss after the last epoch of the ordinary training:
@@ -979,13 +979,14 @@ for kind, loss in losses.items():
 # In words of logic: more shift, and less loss.
 
 # %%
-assert min(equal["noisy BatchNorm"]) > 2 * max(equal["none"]) > 4 * max(equal["BatchNorm"])
+assert min(equal["noisy BatchNorm"]) > max(equal["none"]) and min(equal["none"]) > max(equal["BatchNorm"])
+assert 3 < np.median(equal["noisy BatchNorm"]) / np.median(equal["none"]) < 5
 assert np.median(losses["BatchNorm"]) < np.median(losses["noisy BatchNorm"]) < np.median(losses["none"])
 
 # %% [markdown]
 # **What you should see.** At equal loss the inputs of the noisy network move in each step about four times as far as those of the network
-# without BatchNorm, and in the first ten steps, when the latter moves most, still farther from every seed. Yet it trains
-# *better* than that one, if not quite as well as with clean BatchNorm. So in this network "it holds the distribution still" is
+# without BatchNorm. (In the first ten steps, when the latter moves most, it is less, and from some other seeds the latter
+# moves as far.) Yet the noisy network trains *better* than the one without, if not quite as well as with clean BatchNorm. So in this network "it holds the distribution still" is
 # not the reason why it helps. BatchNorm *does* hold it still, as its authors said, and not only because it learns sooner: at
 # equal loss its drift is about a fifth of that without. (The further fall of the lowest curve is that it has learned these images.)
 #
