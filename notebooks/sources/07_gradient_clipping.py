@@ -115,11 +115,13 @@ plots.curve(b, gradient.norm(dim=0), kind="line", xlabel="b", log_y=True, ax=axe
 axes[1].set_ylabel("norm of the gradient")
 for ax in axes:
     plots.guide(ax, 0.5 - 5 * torch.sigmoid(torch.tensor(0.5)).item(), "the cliff", vertical=True)
-assert 0.1 < gradient.norm(dim=0).median() < gradient.norm(dim=0).quantile(0.95) < 0.25
+low, middle, high = np.quantile(gradient.norm(dim=0), (0, 0.5, 0.95))
+print(f"norm of the gradient: smallest {low:.2g}, median {middle:.2g}, 95 % of the places below {high:.2g}")
+assert 0.07 < low < middle < high < 0.25
 
 # %% [markdown]
-# **What you should see.** Two gentle slopes, and between them a wall. On the slopes the gradient is 0.1 to
-# 0.25. On the wall it is larger by orders of magnitude, on a strip so narrow that the grid of the plot may miss its top.
+# **What you should see.** Answer (b): two gentle slopes, and between them a wall. On the slopes the gradient is 0.07 to
+# 0.25. On the wall it is larger by orders of magnitude, on a strip so narrow that the grid of the plot misses its top.
 #
 # **Why.** The map $h \mapsto w\sigma(h) + b$ has two stable resting points, a low one and a high one, and an *unstable*
 # one between them, like the ridge between two valleys. If $h_0 = 0.5$ lies below the ridge, all 50 steps run down to the
@@ -184,46 +186,88 @@ for name, path in paths.items():
     longest = np.linalg.norm(np.diff(path, axis=0), axis=1).max()
     loss = cliff_loss(*torch.from_numpy(path).T)[-10:].mean().item()
     print(f"{name:>7}: longest step {longest:.2g}, mean loss of the last ten steps {loss:.1g}")
-    assert (loss < 0.02 and longest < 0.26) if name == "clipped" else (loss > 0.08 and longest > 1)
+    assert (loss < 0.02 and longest < 0.251) if name == "clipped" else (loss > 0.08 and longest > 1)
 
 # %% [markdown]
-# The landscape, and the places that each path visits (drawn a little above it):
+# The landscape. A grid of equal steps would show a wall with teeth, for its rows would meet the wall here and miss it
+# there. So at each $w$ the places are dense at the wall, $b = 0.5 - 0.622\,w$, and sparse far from it:
 
 # %%
-b, w = np.meshgrid(np.linspace(-3, 0, 151), np.linspace(3.8, 6.2, 121), indexing="ij")
-height = cliff_gradient(w, b)[0].numpy()
+near = np.geomspace(1e-4, 1, 18)
+w = np.linspace(3.8, 6.2, 49)[:, None]
+wall = np.maximum(0.5 - w * a, -3)
+b = np.hstack([wall - (3 + wall) * near[::-1], wall * (1 - near)])
+w = w + 0 * b  # one for each b
+
+# %% [markdown]
+# Both paths are drawn a little above it. They begin alike; where they do, triangles cover the circles.
 
 # %%
-ax = plt.subplots(figsize=(7.5, 5), subplot_kw={"projection": "3d"})[1]
-ax.plot_surface(w, b, height, cmap="cividis", rcount=34, ccount=36, linewidth=0)
-for (name, path), color in zip(paths.items(), ("C1", "C3"), strict=True):
-    above = cliff_loss(*torch.from_numpy(path).T).numpy() + 0.02
-    ax.plot(*path.T, above, "o-", color=color, markersize=3, linewidth=1, zorder=9, label=name)
+looks = {
+    "clipped": {"marker": "o", "color": "white", "linestyle": "-", "markersize": 5},
+    "free": {"marker": "^", "color": "#ff6a5a", "linestyle": "--", "markersize": 6},
+}
+edge = {"markeredgecolor": "black", "markeredgewidth": 0.6, "linewidth": 1.3}
+jump = "The free path (triangles) jumps from the wall onto the plain, the clipped one (circles) does not."
+
+# %%
+ax = plt.subplots(figsize=(7.5, 5), subplot_kw={"projection": "3d", "computed_zorder": False})[1]
+ax.plot_surface(w, b, cliff_gradient(w, b)[0].numpy(), cmap="cividis", rstride=1, cstride=1, linewidth=0)
+for name, look in looks.items():
+    above = cliff_loss(*torch.from_numpy(paths[name]).T).numpy() + 0.02
+    ax.plot(*paths[name].T, above, zorder=9, label=name, **look, **edge)
 for axis in (ax.xaxis, ax.yaxis, ax.zaxis):
     axis.set_pane_color((0, 0, 0, 0))
 ax.set(xlabel="w", ylabel="b", zlabel="loss", zticks=(0, 0.2, 0.4))
 ax.view_init(elev=48, azim=62)
 ax.legend(loc="upper left")
-pictures.describe(ax, "The loss over w and b: a plain, a wall above it, the steps of both paths.");
+pictures.describe(ax, f"The loss over w and b: a plain and a smooth wall. {jump}");
 
 # %% [markdown]
 # The same from above, as a map (dark is low):
 
 # %%
+grid = np.meshgrid(np.linspace(3.8, 6.2, 361), np.linspace(-3, 0, 451))
+height = cliff_gradient(*grid)[0].numpy()
+
+# %%
 axes = plt.subplots(1, 2, sharey=True)[1]
 for ax, (name, path) in zip(axes, paths.items(), strict=True):
     ax.imshow(height, origin="lower", extent=(3.8, 6.2, -3, 0), aspect="auto", cmap="cividis")
-    ax.plot(*path.T, "o-", color="white", markeredgecolor="black", markersize=5, linewidth=1)
+    ax.plot(*path.T, **looks[name], **edge)
     ax.set(title=name, xlabel="w", ylabel="b" if name == "free" else "", xlim=(3.8, 6.2), ylim=(-3, 0))
     end = f"w = {path[-1, 0]:.2g}, b = {path[-1, 1]:.1g}"
     pictures.describe(ax, f"{name}: a wall from upper left to lower right; the path ends at {end}.")
 
 # %% [markdown]
-# **What you should see.** Both walk to the wall. The free one takes one step *on* it, where the gradient points straight
-# away from the wall and is ten times larger than on the slopes, and is thrown onto the plain, where the slope is
-# almost 0: it will not come back. Nothing was divided by zero, and there is no `NaN`; one step has undone all the others.
-# The clipped one bounces off by at most 0.5 · 0.5 = 0.25, and works its way along the wall to where the wall ends (below
-# $w = 4.26$, where $\lambda < 1$) and the valley is smooth.
+# The gradient at the free path's places: before the fatal step, there, and at the end.
+
+# %%
+slopes = cliff_gradient(*paths["free"].T)[1]
+norms = slopes.norm(dim=0)
+fatal = int(norms.argmax())
+before, there, after = np.median(norms[:fatal]), norms[fatal], norms[-1]
+print(f"before {before:.2g} (median), at step {fatal + 1} {there:.2g}, at the end {after:.1g}")
+print(f"on the wall {there / before:.2g} times as large as before")
+assert 35 < there / before < 42 and after < before / 30
+
+# %% [markdown]
+# Across the wall points $(\sigma(0.5), 1)$. The cosine with it, at the fatal step, and where the clipped path ends:
+
+# %%
+across = torch.tensor([a, 1.0], dtype=torch.float64)
+cosine = F.cosine_similarity(slopes[:, fatal], across, dim=0).abs()
+w_end = paths["clipped"][-1, 0]
+print(f"cosine {cosine:.3f}; the clipped path ends at w = {w_end:.2g}, where λ = {w_end * a * (1 - a):.2g}")
+assert cosine > 0.99 and w_end * a * (1 - a) < 1
+
+# %% [markdown]
+# **What you should see.** Both walk to the wall. The free one takes one step *on* it, where the gradient points
+# straight away from the wall and is almost forty times larger than on the slopes before, and is thrown onto the plain,
+# 2.6 away. There the slope is 0.003, and a step 0.5 · 0.003 long: it will not come back. Nothing was divided by zero,
+# and there is no `NaN`; one step has undone all the others. The clipped one bounces off by at most 0.5 · 0.5 = 0.25,
+# and works its way along the wall to where the wall ends (below $w = 4.26$, where $\lambda < 1$) and the valley is
+# smooth.
 #
 # This is what clipping assumes: **the direction of a huge gradient is fine, only its length is nonsense**, for the slope it
 # reports holds on a distance much shorter than the step.
@@ -268,8 +312,10 @@ print("inputs (example, step, feature):", tuple(task.train_inputs.shape))
 print("targets of the first eight:", task.train_targets[:8].tolist())
 
 # %% [markdown]
-# Clip its gradient by value, at thresholds relative to the root mean square of all entries. **Predict.** How far can the
-# direction turn: (a) a few degrees; (b) about 45 degrees; (c) up to 90?
+# Clip the gradient of such a network by value. The thresholds $t$ are given in units of the root mean square of all
+# entries: at $t = 0.01$ nearly all entries are cut.
+#
+# **Predict.** By how much does the direction turn then: (a) a few degrees; (b) about 40 degrees; (c) about 90?
 
 
 # %%
@@ -300,38 +346,44 @@ for name, vectors in gradients.items():
     cosines = [[F.cosine_similarity(g, g.clamp(-t, t), dim=0).item() for t in thresholds] for g in vectors]
     angles = np.degrees(np.arccos(np.clip(cosines, -1, 1))).round(3)
     plots.curve(thresholds, angles, label=name, log_x=True, ax=ax)
-    print(f"{name}, smallest threshold: {np.median(angles[:, 0]):.2g} degrees")
-    assert 36 < np.median(angles[:, 0]) < 42
+    most = angles[:, 0]
+    print(f"{name}, t = 0.01: {np.median(most):.2g} degrees (seeds: {most.min():.2g} to {most.max():.2g})")
+    assert 36 < np.median(most) < 42 and most.min() > 35 and most.max() < 45
 law = np.degrees(np.arccos(np.minimum(theory.value_clipping_cosine(thresholds), 1))).round(3)
 plots.curve(thresholds, law, kind="theory", label="theory", ylabel="angle, degrees", ax=ax)
 ax.set(xlabel="threshold / root mean square of the entries", ylim=(0, 90));
 
 # %% [markdown]
 # **What you should see.** Answer (b). In the limit only signs are left, and $\cos\angle = \sqrt{2/\pi}$, 37 degrees, if
-# the entries are Gaussian. The entries of a real gradient are less equal, a few large ones among many small ones, and
-# turn a little further. In the worst case, one large entry among $n$ tiny ones, the cosine goes down to $1/\sqrt n$,
-# almost 90 degrees. By norm the angle is 0 at any threshold.
+# the entries are Gaussian. Those of our network turn a little further in most seeds, for their sizes are less equal. The
+# worst case is one large entry among $n$ tiny ones that are all cut: the cosine goes down to $1/\sqrt n$, almost 90
+# degrees. By norm the angle is 0 at any threshold.
 #
 # (It is not always wrong to follow signs: Adam's first step does, too. But then it should be on purpose.)
 #
-# **Global** means: one norm over *all* parameters together. If each tensor is clipped to a norm of its own, those that were
-# large shrink and the others do not, and the direction turns again:
+# **Global** means: one norm over *all* parameters together. If each tensor is clipped to a norm of its own, a large one
+# shrinks by a larger factor than a small one, and the direction turns again:
+
 
 # %%
-model = networks.RecurrentNetwork("rnn", 16, gain=1.2, seed=0, **sizes)
-F.cross_entropy(model(task.train_inputs[:64]), task.train_targets[:64]).backward()
-before = torch.cat([p.grad.flatten() for p in model.parameters()])
+def turned(seed, threshold=0.01):
+    """Degrees by which the whole gradient turns when each tensor is clipped to a norm of its own."""
+    model = networks.RecurrentNetwork("rnn", 16, gain=1.2, seed=seed, **sizes)
+    F.cross_entropy(model(task.train_inputs[:64]), task.train_targets[:64]).backward()
+    before = torch.cat([p.grad.flatten() for p in model.parameters()])
+    for p in model.parameters():
+        nn.utils.clip_grad_norm_([p], threshold)
+    after = torch.cat([p.grad.flatten() for p in model.parameters()])
+    return math.degrees(math.acos(F.cosine_similarity(before, after, dim=0).item()))
+
 
 # %% [markdown]
-# Now each tensor to a norm of 0.01:
+# Its six tensors, each to a norm of 0.01, for eight seeds:
 
 # %%
-for p in model.parameters():
-    nn.utils.clip_grad_norm_([p], 0.01)
-after = torch.cat([p.grad.flatten() for p in model.parameters()])
-angle = math.degrees(math.acos(F.cosine_similarity(before, after, dim=0).item()))
-print(f"each of the {len(list(model.parameters()))} tensors clipped by itself: {angle:.2g} degrees")
-assert angle > 10
+angles = [turned(seed) for seed in range(8)]
+print(f"median {np.median(angles):.2g} degrees (seeds: {min(angles):.2g} to {max(angles):.2g})")
+assert min(angles) > 20 and max(angles) < 60
 
 # %% [markdown]
 # ## 4 · What is certain: spectral radius and largest singular value
@@ -342,10 +394,13 @@ assert angle > 10
 # \left\lVert \frac{\partial h_T}{\partial h_t} \right\rVert \le (\gamma\,\sigma_{\max})^{T-t},$$
 #
 # with $\gamma = \sup |\phi'|$, 1 for tanh, and $\sigma_{\max}$ the largest singular value of $U$. If $\sigma_{\max} <
-# 1/\gamma$ it *must* vanish. If $\sigma_{\max} > 1/\gamma$ it *may* explode. The bound is about the worst direction in
-# every single step, and no direction stays the worst. What a matrix does in the long run is told by its largest
-# eigenvalue, the **spectral radius** $\rho$. For a wide Gaussian matrix $\sigma_{\max} = 2\rho$, so there is much room
-# between the two.
+# 1/\gamma$, the gradient *must* vanish. If $\sigma_{\max} > 1/\gamma$, it *may* explode, or not: the bound assumes that
+# the gradient lies in the worst direction at every single step. For a rotation all directions are equal. For most
+# matrices they are not, and $U$ turns the worst one into one that is less bad.
+#
+# Without the $D_s$, in a *linear* network, the product is a power of $U$, and in the long run a power grows or shrinks
+# as $\rho^{T-t}$, where $\rho$, the **spectral radius**, is the largest absolute value of an eigenvalue. For a wide
+# Gaussian matrix $\sigma_{\max} = 2\rho$, so there is much room between the two.
 #
 # **Predict.** A linear network, $\rho = 0.9$, so $\sigma_{\max} = 1.8$. The bound grows by 1.8 per step. Does the
 # gradient grow?
@@ -394,8 +449,100 @@ assert bound[19] > 1e5 and most < 1.5 and typical < 0.2
 # explodes" is **wrong**, though one reads it often. $\sigma_{\max} > 1/\gamma$ is *necessary* for an explosion, not
 # sufficient.
 #
-# With tanh there is a second brake: large states saturate, $D_s$ becomes small, and even $\rho > 1$ need not explode. See
-# for yourself:
+# ### With tanh
+#
+# Now $D_s$ comes in. Networks of 64 units, inputs of size 0.1, 30 steps; $U$ is a Gaussian matrix or a rotation, times a
+# factor that gives it the spectral radius on the axis. We multiply the Jacobians, and take the norm of the product.
+
+
+# %%
+def carried(u, seed, steps=30):
+    """Norm (largest singular value) of dh_30 / dh_0 in a tanh network with the recurrent matrix u."""
+    h, product = u.new_zeros(len(u)), torch.eye(len(u), dtype=u.dtype)
+    for x in data.gaussian_batch(steps, len(u), seed) / 10:
+        h = torch.tanh(u @ h + x)
+        product = (1 - h**2)[:, None] * (u @ product)
+    return torch.linalg.matrix_norm(product, 2).item()
+
+
+# %% [markdown]
+# Eight matrices of each kind, with a spectral radius of 1:
+
+# %%
+draws = [data.gaussian_batch(64, 64, seed) for seed in range(8)]
+kinds = {
+    "Gaussian": [u / torch.linalg.eigvals(u).abs().max() for u in draws],
+    "rotation": [torch.linalg.qr(u)[0] for u in draws],
+}
+radii = np.arange(0.3, 2.01, 0.1)
+
+# %% [markdown]
+# **Predict.** At which spectral radius does the gradient of each begin to grow? And at $\rho = 2$: does it reach its
+# bound, the black line with its range over the matrices?
+
+# %%
+axes, reached = plt.subplots(1, 2, sharey=True)[1], {}
+for ax, (kind, matrices) in zip(axes, kinds.items(), strict=True):
+    largest = [torch.linalg.matrix_norm(u, 2).item() for u in matrices]
+    bound = np.array([[theory.recurrent_gradient_bound(30, r * size) for r in radii] for size in largest])
+    found = np.array([[carried(r * u, seed=100 + i) for r in radii] for i, u in enumerate(matrices)])
+    plots.curve(radii, found, label="measured", log_y=True, ax=ax)
+    plots.curve(radii, bound, kind="theory", label="bound", title=kind, xlabel="spectral radius", ax=ax)
+    plots.guide(ax, 1 / np.median(largest), "$σ_{max} = 1$", vertical=True)
+    reached[kind] = found
+    assert (found <= bound * (1 + 1e-9)).all()
+axes[0].set_ylabel("norm of ∂h₃₀ / ∂h₀");
+
+# %% [markdown]
+# In figures:
+
+# %%
+for kind, found in reached.items():
+    for radius in (0.8, 1.2, 2.0):
+        low, middle, high = np.quantile(found[:, np.isclose(radii, radius)], (0, 0.5, 1))
+        print(f"{kind}, spectral radius {radius}: {middle:.1g} ({low:.1g} to {high:.1g})")
+    assert found[:, radii < 0.95].max() < 0.3 and found[:, radii > 1.15].min() > 1 and found.max() < 1e5
+
+# %% [markdown]
+# **What you should see.** No gradient is above its bound. On the left the bound passes 1 where $\sigma_{\max} = 1$,
+# near $\rho = 0.55$; on the right at 1. The gradient does so between 0.9 and 1.2 in both. Beyond, tanh is a brake:
+# large states saturate, $D_s$ becomes small, and at $\rho = 2$ some thousand are left of a bound of $10^9$, or of
+# $10^{16}$. (How strong this brake is depends on the inputs: see exercise 3.)
+#
+# So here $\rho$ was a good guess. It is no more than that: **with tanh, $\rho < 1$ proves nothing.** $\rho$ is about
+# *powers* of $U$, and the gradient is a product of factors $D_s U$. Two units show it. This $U$ has no eigenvalue but
+# 0; with $d = \tfrac14$
+#
+# $$D\,U = \begin{pmatrix} 1 & 0 \\ 0 & d \end{pmatrix} \begin{pmatrix} 2 & -2 \\ 2 & -2 \end{pmatrix}
+# \quad\text{has the eigenvalue}\quad 2 - 2d = 1.5 .$$
+#
+# **Predict.** The second unit is held in saturation by its input, where $\tanh' = \tfrac14$. What becomes of the
+# gradient?
+
+# %%
+u = torch.tensor([[2.0, -2.0], [2.0, -2.0]], dtype=torch.float64)
+held = math.sqrt(0.75)  # tanh' = 1 - 0.75
+x = torch.tensor([2 * held, 2 * held + math.atanh(held)], dtype=torch.float64)
+start = torch.tensor([0.0, held], dtype=torch.float64, requires_grad=True)
+assert not (u @ u).any()  # U squared is 0, so all its eigenvalues are
+
+# %% [markdown]
+# With this input the state $(0, 0.866)$ stays where it is. We let it run, and ask autograd for the Jacobian:
+
+# %%
+h, norms = start, []
+for _ in range(20):
+    h = torch.tanh(u @ h + x)
+    jacobian = torch.stack([torch.autograd.grad(unit, start, retain_graph=True)[0] for unit in h])
+    norms.append(torch.linalg.matrix_norm(jacobian, 2).item())
+print(f"norm after 1, 2, 3 steps: {norms[0]:.2g}, {norms[1]:.2g}, {norms[2]:.2g}; after 20: {norms[-1]:.1g}")
+print(f"largest singular value of U: {torch.linalg.matrix_norm(u, 2):.2g}")
+assert np.allclose(np.diff(np.log(norms)), math.log(1.5))
+
+# %% [markdown]
+# A factor of 1.5 per step, at a spectral radius of 0. (In a linear network $U^2 = 0$ would leave exactly nothing after
+# two steps.) So remember: $\sigma_{\max} < 1$ is a proof that a tanh network's gradient vanishes; $\sigma_{\max} > 1$,
+# as here 4, is necessary for an explosion; and $\rho$ tells what is likely and proves neither. Now see for yourself:
 
 # %%
 explorers.recurrence()
@@ -427,32 +574,34 @@ log = sweep(recurrent(), task, learning_rates=[0.1], epochs=2, record_gradients=
 print("norms logged:", log.size)
 
 # %% [markdown]
-# **Predict.** By what factor is the largest of these norms larger than the median: 3, 30, or 1000?
+# **Predict.** By what factor is the largest of these norms larger than the median: about 3, 30, or 1000?
 
 # %% tags=["nbval-ignore-output"]
 # Such runs are chaotic: in the digits shown another processor may differ. The assertions hold on all.
 names = ("median", "90 %", "99 %", "largest")
 quantiles = dict(zip(names, np.quantile(log, (0.5, 0.9, 0.99, 1)), strict=True))
 print(", ".join(f"{name} {value:.2g}" for name, value in quantiles.items()))
-assert 1.5 < quantiles["90 %"] < 3 and quantiles["median"] < 0.5 and quantiles["largest"] > 100
+print(f"mean {log.mean():.2g}; below 1: {(log < 1).mean():.0%} of the steps")
+assert 1 < quantiles["90 %"] < 5 and quantiles["median"] < 0.7 and quantiles["largest"] > 100
+assert log.mean() > 2 * quantiles["median"] and (log < 1).mean() > 0.6
 
 # %% tags=["nbval-ignore-output"]
 # Such runs are chaotic: another processor may draw them a little differently.
 ax = plots.curve(np.arange(1, log.shape[1] + 1), log, kind="line", log_y=True, label="norm before clipping")
 for name in ("median", "90 %", "largest"):
     plots.guide(ax, quantiles[name], name)
-ax.set(xlabel="step", ylabel="norm of the whole gradient");
+ax.set(xlabel="step", ylabel="norm of the whole gradient", xlim=(-2, 116), xticks=range(0, 101, 20));
 
 # %% [markdown]
-# **What you should see.** About a thousand. Most steps have a norm below 1, and a few are cliffs. A mean would be made by
-# those few; quantiles are not. A threshold between the 90 % quantile and a few times the median leaves nearly all steps
-# as they are, and cuts off what is nonsense. Here that is 2.2, or rounded: 2.
+# **What you should see.** About a thousand. About three of four steps have a norm below 1, and a few are cliffs. Those few make
+# the mean; the median does not feel them. A threshold between a few times the median, here 1, and the 90 % quantile, here
+# 2 to 3, leaves most steps as they are and cuts off what is nonsense. We take 2.
 #
-# **Predict.** Which learning rates become usable with it? Four rates, each with no threshold, with 2, with 0.3 (the
+# **Predict.** Which learning rates become usable with it? Five rates, each with no threshold, with 2, with 0.3 (about the
 # median) and with 0.01; success means that 90 % of the validation sequences are recalled. Eight seeds, four epochs.
 
 # %%
-rates, thresholds, runs = (0.03, 0.1, 0.3, 1.0), (None, 2.0, 0.3, 0.01), {}
+rates, thresholds, runs = (0.01, 0.03, 0.1, 0.3, 1.0), (None, 2.0, 0.3, 0.01), {}
 for threshold in thresholds:
     options = {"clip_norm": threshold, "record_gradients": True, **plan}
     runs[threshold] = sweep(recurrent(), task, learning_rates=rates, epochs=4, **options)
@@ -467,24 +616,26 @@ def success(run):
     return (run.validation_accuracy[:, :, -1] >= 0.9).mean(axis=1)
 
 # %% [markdown]
-# The whole grid, and the loss of the last epoch at the best rate:
+# The whole grid, and at the end of each row the lowest loss in it (last epoch, median of the seeds):
 
 # %% tags=["nbval-ignore-output"]
 # Such runs are chaotic: in the digits shown another processor may differ. The assertions hold on all.
+shares, best = {}, {}
 print("learning rate  " + "  ".join(f"{rate:>5g}" for rate in rates))
 for threshold, run in runs.items():
-    row = "  ".join(f"{share:5.0%}" for share in success(run))
-    best = np.median(run.loss_by_epoch[run.best, :, -1])
-    print(f"threshold {threshold or 'none':>4} {row}   best loss {best:.1g}")
-assert success(runs[0.3]).mean() > success(runs[2.0]).mean() - 0.1 > success(runs[None]).mean() + 0.1
-assert success(runs[0.01])[:2].max() < 0.2
+    shares[threshold], best[threshold] = success(run), np.median(run.loss_by_epoch[run.best, :, -1])
+    row = "  ".join(f"{share:5.0%}" for share in shares[threshold])
+    print(f"threshold {threshold or 'none':>4} {row}   lowest loss {best[threshold]:.1g}")
+assert shares[None].mean() < 0.8 and shares[2.0][:3].min() > 0.85 and shares[0.3][:4].min() > 0.85
+assert shares[2.0][2] > shares[None][2] + 0.2
+assert best[None] > best[2.0] > best[0.3] and shares[0.01][:3].max() < 0.2
 
 # %% [markdown]
-# **What you should see.** Without a threshold no rate works for all seeds, and the best is the smallest. With 2, three of
-# the four work for nearly all; with 0.3, which the log made look a little strict, all of them: quantiles give the decade,
-# and a try decides within it. Clipping makes **larger learning rates usable**, hence the lower loss, and makes seeds
-# agree. That is why the comparison needs the whole grid: at a rate of 0.1 alone clipping looks like magic, and at 0.03
-# like a trifle.
+# **What you should see.** Without a threshold some seeds fail at every rate. With 2 all succeed up to a rate of 0.1,
+# and most beyond; with 0.3, which the log made look a little strict, all up to 0.3: quantiles give the decade, and a
+# try decides within it. So clipping makes **larger learning rates usable**, and makes seeds agree; and the lowest loss
+# of a row falls, too. That is why the comparison needs the whole grid: at a rate of 0.1 alone clipping looks like
+# magic, and at 0.03 like a small help.
 #
 # And the last row?
 
@@ -493,7 +644,7 @@ assert success(runs[0.01])[:2].max() < 0.2
 #
 # A colleague had spikes in his loss and took 0.01 as a threshold, "to be safe", with a learning rate of 0.1. The spikes
 # are gone. But the loss hardly moves, in a recurrent network, on a task about memory. "A **vanishing gradient**," he
-# writes, "clipping cannot help with that, I will try an LSTM."
+# writes, "clipping cannot help with that; I will try an LSTM."
 #
 # **Predict.** Which number in his log would confirm it, and which would refute it?
 
@@ -506,8 +657,8 @@ print(f"norm before clipping: median {np.median(norms):.2g}; clipped steps: {(no
 assert (norms > 0.01).mean() > 0.98 and np.median(norms) > 0.3
 
 # %% [markdown]
-# The norm is not small. It is around 1, a hundred times his threshold, and *every* step was clipped. Then what he runs is
-# no longer gradient descent: each step is
+# The norm is not small. It is around 1, a hundred times his threshold, and nearly *every* step was clipped. Then what
+# he runs is no longer gradient descent: each step is
 #
 # $$\text{rate} \cdot \text{threshold} \cdot \frac{g}{\lVert g \rVert},$$
 #
@@ -581,7 +732,8 @@ for gain in (0.6, 1.0, 1.5):
     plots.curve(back, shares, label=f"gain {gain}", log_y=True, ax=ax)
     plots.curve(back, theory.recurrent_gradient_bound(back, gain), kind="theory", label="gain^steps", ax=ax)
     print(f"gain {gain}: step 1 has {np.median(shares[:, 0]):.1g} of the last step's gradient")
-    assert gain > 0.6 or 1e-10 < np.median(shares[:, 0]) < 2e-9
+    assert gain > 0.6 or 1e-10 < np.median(shares[:, 0]) < 1e-9
+assert 1e5 < 1.5**39 / np.median(shares[:, 0]) < 1e6
 ax.set(xlabel="steps back in time", ylabel="gradient by the input", ylim=(1e-11, 1e9));
 
 # %% [markdown]
@@ -591,7 +743,7 @@ ax.set(xlabel="steps back in time", ylabel="gradient by the input", ylim=(1e-11,
 # keeps the gradient hundreds of thousands of times below the line.
 #
 # Clip the gradient of the first network to any threshold: $10^{-9}$ stays $10^{-9}$. Make the learning rate larger by
-# $10^{9}$ to compensate, and the last steps' part destroys everything. No optimizer that scales a gradient can change the
+# $10^{9}$ to compensate, and the last steps' part is $10^9$ times too large. No optimizer that scales a gradient can change the
 # *ratio* of its parts.
 #
 # The four panels, with time steps in the place of layers:
@@ -600,13 +752,17 @@ ax.set(xlabel="steps back in time", ylabel="gradient by the input", ylim=(1e-11,
 small = recurrent(gain=0.6)(0)
 x, y = long.train_inputs[:64], long.train_targets[:64]
 seen = signals.measure(small, x, y, F.cross_entropy, layers=networks.RNNCell)
+cosine = seen.series("cosine")
+assert cosine[0] > 0.3 and np.abs(cosine[6:]).max() < 0.1
 plots.dashboard(seen, signals.jacobian_singular_values(small, x[:1])[0]);
 
 # %% [markdown]
-# SCALE: the norm of the gradient falls to the left, into the past, while the activations only settle to the level of the
-# noise. CORRELATION: going forward, too, the first step is forgotten: after six steps two sequences with the same answer
-# are as different as any two. SPECTRUM has only two entries, for there are two outputs, and looks healthy: it is the last
-# steps that answer. RANGE: float16 turns almost half of the gradient to 0, for section 10.
+# SCALE: the norm of the gradient falls to the left, into the past, while the activations only settle to the level of
+# the noise. CORRELATION, the mean over all pairs of sequences: at the first step their states have something in common,
+# for each was shown an answer; after six steps nothing is left of it, and the noise of one sequence is unrelated to
+# that of another. Going forward, too, the first step is forgotten. SPECTRUM has only two entries, for there are two
+# outputs, and looks healthy: it is the last steps that answer. RANGE: float16 turns almost half of the gradient to 0,
+# for section 10.
 #
 # ### Gates: let the cell decide what to keep
 #
@@ -633,8 +789,9 @@ for ax, gain in zip(axes, (0.0, 1.0), strict=True):
         plots.curve(back, shares, label=f"forget bias {forget_bias:.0f}", log_y=True, ax=ax)
         law = theory.cell_path(back, forget_bias)
         plots.curve(back, law, kind="theory", label="product of f", ax=ax)
-        per_step = np.median(shares[:, 0]) ** (1 / 39)
-        print(f"gain {gain:.0f}, forget bias {forget_bias:.0f}: {per_step:.2g} per step")
+        left = np.median(shares[:, 0])
+        per_step = left ** (1 / 39)
+        print(f"gain {gain:.0f}, forget bias {forget_bias:.0f}: {left:.1g}, or {per_step:.2g} per step")
     ax.set(title="cell path alone" if gain == 0 else "all paths", xlabel="steps back in time")
 axes[0].set_ylabel("gradient by the input");
 
@@ -643,13 +800,20 @@ axes[0].set_ylabel("gradient by the input");
 # along $h$ adds $i \cdot o \cdot U_g$, about $\tfrac14$ times a rotation: at most $0.5 + 0.25 = 0.75$ per step, and
 # $0.98$ with forget bias 1. (Figures like "$0.5^T$" are about the cell path, not about all of the gradient.) Over
 # 39 steps 0.72 leaves a few millionths, and 0.93 some per cent. A GRU keeps the share $z_t$ of its state, and starts with
-# a half, too.
+# a half, too:
+
+# %%
+for gain in (0.0, 1.0):
+    left = np.median(profile("gru", gain=gain)[:, 0])
+    print(f"GRU, gain {gain:.0f}: {left:.1g}, or {left ** (1 / 39):.2g} per step")
+    assert abs(left ** (1 / 39) - (0.5 if gain == 0 else 0.73)) < 0.01
 
 # %% [markdown]
 # ## 8 · Who remembers?
 #
-# All of them on delayed recall, at three lengths, with Adam, each at its own best learning rate from one grid of four,
-# ten seeds each. The same numbers of steps and units for all.
+# All of them on delayed recall, at three lengths, with Adam, ten seeds each, the same numbers of steps and units for all.
+# We ask what share of the seeds recalls; so each method gets, at each length, the learning rate of a grid of six at
+# which most seeds do, the smallest of equals. (That flatters all a little, for the same seeds choose and count.)
 #
 # **Predict.** Which survive a length of 40? Use the shares you have just seen.
 
@@ -668,120 +832,152 @@ contestants = {
 
 # %%
 plan = {"seeds": range(10), "batch_size": 16, "optimizer": "adam", "epochs": 5}
-grid, lengths, table = (0.003, 0.01, 0.03, 0.1), (10, 20, 40), {}
+grid, lengths, table = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1), (10, 20, 40), {}
 
 
 # %% [markdown]
-# Six networks at three lengths, the largest piece of training in this lesson (720 networks):
+# Six kinds of networks at three lengths, the largest piece of training in this lesson (1080 networks):
 
 # %%
 for length in lengths:
     for name, (make, threshold) in contestants.items():
         run = sweep(make, recall(length), learning_rates=grid, clip_norm=threshold, **plan)
-        table.setdefault(name, []).append(success(run)[run.best])
+        table.setdefault(name, []).append(success(run))
 
 # %% tags=["nbval-ignore-output"]
 # Such runs are chaotic: in the digits shown another processor may differ. The assertions hold on all.
-print(" " * 24 + "".join(f"{length:>7}" for length in lengths) + " steps")
+at_best = {name: np.max(shares, axis=1) for name, shares in table.items()}
+print(" " * 23 + "".join(f"{length:>4} steps      " for length in lengths))
 for name, shares in table.items():
-    print(f"{name:>23} " + "".join(f"{share:7.0%}" for share in shares))
+    cells = (f"{max(share):6.0%} at {grid[np.argmax(share)]:<6g}" for share in shares)
+    print(f"{name:>23}" + "".join(cells))
 
 # %% tags=["nbval-ignore-output"]
 # Such runs are chaotic: another processor may draw them a little differently.
-ax = plt.subplots()[1]
-for name, shares in table.items():
-    if "clipped" not in name:
-        plots.curve(lengths, shares, label=name, xlabel="length of the sequence", kind="line", ax=ax)
-ax.set(ylabel="share of seeds that recall", ylim=(-0.05, 1.05), xticks=lengths);
+axes = plt.subplots(1, 2, sharey=True)[1]
+for name, shares in at_best.items():
+    ax = axes[0 if "RNN" in name else 1]
+    plots.curve(lengths, shares, label=name, xlabel="length of the sequence", kind="line", ax=ax)
+    ax.set(ylim=(-0.05, 1.05), xticks=lengths)
+axes[0].set_ylabel("share of seeds that recall");
 
 # %% [markdown]
-# What we hold to be certain of it:
+# How much of a difference between two of these shares may be luck? A share of ten seeds has a standard deviation of at
+# most $\sqrt{0.5 \cdot 0.5 / 10}$, the difference of two $\sqrt2$ times as much, and we allow two of them. What we hold
+# to be certain:
 
 # %%
-at_40 = {name: shares[-1] for name, shares in table.items()}
+luck = 2 * math.sqrt(2 * 0.5 * 0.5 / 10)
+print(f"differences up to {luck:.2g} may be luck")
+at_40 = {name: shares[-1] for name, shares in at_best.items()}
 assert min(at_40["RNN, rotation"], at_40["GRU"]) > 0.75 > 0.35 > at_40["LSTM, forget bias 0"]
-assert at_40["LSTM, forget bias 1"] > at_40["LSTM, forget bias 0"] + 0.3
-assert abs(at_40["RNN, gain 0.6, clipped"] - at_40["RNN, gain 0.6"]) < 0.35
+assert at_40["LSTM, forget bias 1"] > at_40["LSTM, forget bias 0"] + luck
+assert abs(at_40["RNN, gain 0.6, clipped"] - at_40["RNN, gain 0.6"]) < luck
+assert at_40["RNN, gain 0.6, clipped"] < at_40["RNN, rotation"] - 0.15
 
 # %% [markdown]
-# **What you should see.** The forget bias decides about the LSTM. With 0 no seed gets over a length of 40, with 1 most
-# do. Clipping changes little here, for two reasons: it does not bring back what has
-# vanished, and Adam divides by the size of the gradient anyway. (Section 5 had plain SGD, where clipping is worth much.)
+# **What you should see.** The forget bias decides about the LSTM. With 0 no seed gets over a length of 40 at any of the
+# six rates, with 1 most do. Clipping the network with gain 0.6 makes no difference that could not be luck, and it does
+# not make of it what the rotation is: it does not bring back what has vanished. (Nor do large steps hurt much here:
+# Adam divides by the size of the gradient. Section 5 had plain SGD, where clipping is worth much.)
 #
-# Three results are not in the textbooks' summary. First, the *plain* cell never fails, if it starts as a rotation. What
-# LSTMs cured was a factor per step; a good start can cure it, too, on a task as simple as this: nothing must ever be
-# *overwritten*, which is what gates are for.
+# Three results are not in the textbooks' summary. First, the *plain* cell recalls at all three lengths, if it starts as
+# a rotation. What LSTMs cured was a factor per step; a good start can cure it, too, on a task as simple as this:
+# nothing must ever be *overwritten*, which is what gates are for.
 #
-# Second, the GRU. It starts with a half per step, as the LSTM with forget bias 0 does, and yet it never fails, either. But
-# look at its four learning rates, the last run of the loop above:
+# Second, the GRU. It starts with a half per step along its state, and 0.73 in all, as the LSTM with forget bias 0 does,
+# and yet it recalls at all three lengths, too. But look at all six rates, for it and for the LSTM with bias 1, at
+# length 40:
 
 # %% tags=["nbval-ignore-output"]
 # Such runs are chaotic: in the digits shown another processor may differ. The assertions hold on all.
-for rate, share in zip(grid, success(run), strict=True):
-    print(f"GRU, length 40, rate {rate:g}: {share:.0%} of the seeds recall")
-assert success(run)[-1] > 0.75 > 0.35 > success(run)[:3].max()
+print(" " * 19 + "".join(f"{rate:>7g}" for rate in grid))
+for name in ("GRU", "LSTM, forget bias 1"):
+    print(f"{name:>19}" + "".join(f"{share:7.0%}" for share in table[name][-1]))
+gru, lstm = table["GRU"][-1], table["LSTM, forget bias 1"][-1]
+assert gru[-1] > 0.75 > 0.35 > gru[:4].max() and lstm[:3].max() > 0.5 > 0.35 > lstm[-1]
 
 # %% [markdown]
-# A grid that ends at 0.03 would have "shown" that GRUs cannot do it. (The first version of this lesson said so.) A method
-# that fails at the edge of its grid has not failed yet.
-#
-# Third, the network with gain 0.6 had the smallest share of all, 1e-9, and yet about half of its seeds succeed. A share at
-# the start says what the first steps of training can see, and not where they lead:
+# The GRU needs the largest rate of the grid, at which the LSTM fails; the LSTM's best is the second smallest. A grid that
+# ended at 0.03 would have "shown" that GRUs cannot do it, and one that began at 0.01 would have made the LSTM look bad.
+# (Earlier versions of this lesson fell into traps of this kind.) A method that fails at the edge of its grid has not
+# failed yet. So look at the edges of ours: where a best is reached *only* at an edge, 0.0003 or 0.1, do nearly all seeds
+# succeed, so that little is left to gain beyond it?
 
 # %%
+at_edge = [share for shares in table.values() for share in shares if max(share[1:-1]) < max(share)]
+print(f"best only at an edge: {len(at_edge)} of 18, the lowest of them {min(map(max, at_edge), default=1):.0%}")
+assert all(max(share) >= 0.9 for share in at_edge)
+
+# %% [markdown]
+# Third, the network with gain 0.6 had the smallest share of all, less than 1e-9, and yet some of its seeds succeed. A
+# share at the start says what the first steps of training can see, and not where they lead. Eight of them, one by one:
+
+# %% tags=["nbval-ignore-output"]
+# Such runs are chaotic: in the digits shown another processor may differ. The assertions hold on all.
 settings = {"optimizer": "adam", "learning_rate": 0.03, "epochs": 5, "batch_size": 16, "progress": False}
-for seed in range(4):
+for seed in range(8):
     model = recurrent(gain=0.6)(seed)
     recalled = train(model, long, seed=seed, **settings).validation_accuracy[-1]
     radius = torch.linalg.eigvals(model.cell.from_state.weight.detach()).abs().max().item()
     print(f"seed {seed}: spectral radius 0.6 at the start, {radius:.1g} at the end; recalls {recalled:.0%}")
-    assert (radius > 1) == (recalled > 0.9)
+    assert radius > 1 or recalled < 0.75
 
 # %% [markdown]
-# Adam divides by the size of the gradient, so even a gradient that knows nothing about the answer moves the weights. In
-# some seeds it happens to carry the matrix to a spectral radius above 1; there the first step comes into sight, and
-# exactly those seeds succeed. The others stay below 1, and guess. Why a GRU finds such a way at a large rate, and an LSTM
-# with forget bias 0 at none, this experiment does not say.
+# Adam divides by the size of the gradient, so the weights move, however little of it comes from the first step. Every
+# seed that succeeds has ended with a spectral radius above 1, and every one that has stayed below 1 guesses. (A radius
+# above 1 is not enough: one may have it and not recall yet.) Whether the radius grew first and let the answer come into
+# sight, or grew because the answer was being learned, a look at the end cannot tell. Nor does this experiment say why a
+# GRU finds a way at a large rate, and an LSTM with forget bias 0 at none of the six.
 
 # %% [markdown]
 # ## 9 · L1 and L2: a mild cure
 #
-# Pascanu and others mention an older cure: punish large weights. A penalty $\tfrac{\lambda}{2}\lVert U\rVert^2$ adds
-# $\lambda U$ to the gradient, and each step multiplies $U$ by $1 - \eta\lambda$ besides; the spectral radius shrinks with
-# it. An L1 penalty takes off a constant instead. Networks that start far too large (gain 2), four seeds each, two epochs
-# of SGD at one rate, 0.05:
+# Pascanu and others mention an older cure: punish large weights. A penalty $\tfrac{\lambda}{2}\lVert W\rVert^2$ on each
+# weight matrix adds $\lambda W$ to its gradient. With it alone, a step would multiply $U$, and so its spectral radius,
+# by $1 - \eta\lambda$. An L1 penalty $\lambda \sum |W_{ij}|$ takes $\eta\lambda$ off the size of each entry instead.
+# The loss pulls, too, and where the two settle has to be measured: networks that start far too large (gain 2), eight
+# seeds each, two epochs of SGD. All have the same rate, 0.05, for we compare norms here, and not who learns best. (The
+# norms are those of the loss's gradient, without the penalty.)
 #
-# **Predict.** Does it remove the largest norms altogether?
+# **Predict.** Does the penalty remove the largest norms?
 
 
 # %%
-def penalized(l1, l2, seed):
+def penalized(seed, **penalty):
+    """Spectral radius at the end, largest norm of the gradient, share of sequences recalled."""
     model = networks.RecurrentNetwork("rnn", 8, gain=2.0, seed=seed, **sizes)
-    u = model.cell.from_state.weight
-
-
-    def loss_fn(z, y):
-        return F.cross_entropy(z, y) + l1 * u.abs().sum() + l2 / 2 * u.square().sum()
-
     settings = {"learning_rate": 0.05, "epochs": 2, "batch_size": 16, "seed": seed, "progress": False}
-    history = train(model, task, loss_fn=loss_fn, record_gradients=True, **settings)
-    radius = torch.linalg.eigvals(u.detach()).abs().max().item()
-    return radius, np.quantile(history.total_norms, 0.9), history.total_norms.max()
+    history = train(model, task, record_gradients=True, **settings, **penalty)
+    radius = torch.linalg.eigvals(model.cell.from_state.weight.detach()).abs().max().item()
+    return radius, history.total_norms.max(), history.validation_accuracy[-1]
 
+
+# %% [markdown]
+# None, one of each kind, and one that is ten times as strong:
+
+# %%
+penalties = {"none": {}, "L1, λ = 0.03": {"l1": 0.03}, "L2, λ = 0.1": {"l2": 0.1}, "L2, λ = 1": {"l2": 1}}
+found = {}
+for name, penalty in penalties.items():
+    found[name] = np.array([penalized(seed, **penalty) for seed in range(8)]).T
 
 # %% tags=["nbval-ignore-output"]
 # Such runs are chaotic: in the digits shown another processor may differ. The assertions hold on all.
-radii = {}
-for name, l1, l2 in (("no penalty", 0, 0), ("L2, λ = 0.1", 0, 0.1), ("L1, λ = 0.03", 0.03, 0)):
-    radius, high, largest = np.median([penalized(l1, l2, seed) for seed in range(4)], axis=0)
-    radii[name] = radius
-    print(f"{name:>12}: spectral radius {radius:.2g}, norm: 90 % below {high:.1g}, largest {largest:.1g}")
-assert radii["L2, λ = 0.1"] < radii["no penalty"] - 0.3
+for name, (radius, largest, recalled) in found.items():
+    share = (recalled >= 0.9).mean()
+    norms = f"{np.median(largest):.1g} ({largest.min():.1g} to {largest.max():.1g})"
+    print(f"{name:>12}: radius {np.median(radius):.2g}, largest norm {norms}; {share:.0%} recall")
+radius, largest, _ = np.median(list(found.values()), axis=2).T
+assert radius[0] > max(radius[1:3]) + 0.2 and min(radius[1:3]) > 1 and max(largest) < 5 * min(largest)
+small = found["L2, λ = 1"][0] < 0.5
+assert small.mean() > 0.5 and found["L2, λ = 1"][2][small].max() < 0.75
 
 # %% [markdown]
-# **What you should see.** The radius comes down, and the largest norms with it, by a factor of a few. The cliffs are
-# still there. A stronger penalty would bring $\rho$ below 1, and then the network forgets: the penalty cannot tell the
-# weights that explode from those that remember. It is a tendency. Clipping is a guarantee, for each single step.
+# **What you should see.** The penalties bring the radius down, and it stays above 1. The largest norms are not clearly
+# smaller: their ranges over the seeds cover each other, and the cliffs are still there. A penalty ten times as strong
+# brings $\rho$ near 0 in most seeds, and those guess: it cannot tell the weights that explode from those that remember.
+# So a penalty is a tendency. Clipping is a guarantee, for the length of each single step.
 
 # %% [markdown]
 # ## 10 · Loss scaling: numbers too small for their format
@@ -815,7 +1011,7 @@ def early_gradient(scale, rounded=True):
 
 
 # %% [markdown]
-# **Predict.** Over which range of $S$ is the gradient right? The first step has 1e-9 of the last one's.
+# **Predict.** Over which range of $S$ is the gradient right? The first step has less than a billionth of the last one's.
 
 # %%
 true = early_gradient(1.0, rounded=False)
@@ -836,20 +1032,41 @@ low, high = math.log2(good[0]), math.log2(good[-1])
 print(f"S = 1: {found[0]:.0f}, exactly. Within 5 %: from 2^{low:.0f} to 2^{high:.0f}")
 print(f"S = 2^40: {found[-1]}")
 assert good.size > 1 and found[0] == 0 and not np.isfinite(found[-1])
+assert found[found > 0][0] / true > 2 and np.isnan(found[scales > good[-1]]).all()
 
 # %% [markdown]
-# **What you should see.** Without scaling, exactly 0 (a log axis has no place for it). Then single entries survive and are
-# rounded up; then comes a window in which the gradient is right, and beyond it the *late* steps, which were large anyway,
-# overflow to infinity. The window is as wide as float16 is, minus what the network needs.
+# How wide could it be? We take the gradients by all states in float64, and compare the typical entry at the first step
+# with the largest at the last:
+
+# %%
+states, model = [], recurrent(gain=0.6)(0)
+model.cell.register_forward_hook(lambda module, inputs, state: states.append(state))
+loss = F.cross_entropy(model(long.train_inputs[:64]), long.train_targets[:64])
+gradients = torch.autograd.grad(loss, states)
+
+# %%
+early, late = gradients[0].abs().median().item(), gradients[-1].abs().max().item()
+print(f"first step 2^{math.log2(early):.0f}, last step 2^{math.log2(late):.0f}; float16 from 2^-24 to 2^16")
+assert late * good[-1] < 2**16 <= late * good[-1] * 4 and 2**7 < 2**40 / (late / early) < 2**10
+
+# %% [markdown]
+# **What you should see.** Without scaling, exactly 0 (a log axis has no place for it). Then a few entries are just large
+# enough not to become 0; they are rounded up to the smallest number that there is, and the norm comes out too large, by a
+# factor of 3. Then comes the window in which the gradient is right. Beyond it the *late* steps, which were large
+# anyway, overflow to infinity, and infinities of both signs add up to `NaN`.
+#
+# float16 spans 40 powers of two, and this network's gradients 32: 8 are left for the window. It has 6, for
+# entries near the smallest number are rounded too coarsely.
 #
 # Nobody knows it beforehand, so $S$ is found by trial (**dynamic loss scaling**): halve it when anything overflowed, and
 # skip that step; double it after a while without. Here with a "while" of ten steps:
 
 # %%
-scale, clean, history = 2.0**40, 0, []
-for _ in range(60):
+scale, clean, history, skipped = 2.0**40, 0, [], []
+for step in range(1, 61):
     history.append(scale)
     overflow = not math.isfinite(early_gradient(scale))
+    skipped += [step] if overflow else []
     clean = 0 if overflow else clean + 1
     scale = scale / 2 if overflow else scale * 2 if clean % 10 == 0 else scale
 
@@ -858,10 +1075,13 @@ for _ in range(60):
 
 # %%
 ax = plots.curve(np.arange(1, 61), history, kind="line", xlabel="step", ylabel="loss scale S", log_y=True)
+print("skipped once a scale has fitted: steps", skipped[-3:])
+assert skipped[:-3] == list(range(1, len(skipped) - 2)) and set(np.diff(skipped[-4:])) == {11}
 
 # %% [markdown]
-# It falls until it fits, and then knocks at the ceiling every ten steps. Those are the "overflow, skipping step" messages
-# of real training logs: one in a while is how it works.
+# It falls until it fits, and then knocks at the ceiling every eleventh step: ten that go well, and one that is skipped.
+# Those are the "overflow, skipping step" messages of real training logs: one in a while is how it works. (There one
+# waits for many more steps than ten before the scale is doubled.)
 #
 # If you clip, too: **first divide by $S$, then clip** (`scaler.unscale_(optimizer)`). A threshold of 1 for gradients that
 # are 65,536 times too large is a threshold of 0.000015: section 6 again. And bfloat16 has the range of float32, and needs
@@ -883,8 +1103,9 @@ ax = plots.curve(np.arange(1, 61), history, kind="line", xlabel="step", ylabel="
 #
 # <details><summary>Answer</summary>
 #
-# Nobody can tell from that. It is necessary, not sufficient. Look at the spectral radius, and at how far tanh saturates.
-# Had it been 0.9, you could be sure: it vanishes, at least as $0.9^{T-t}$.
+# Nobody can tell from that. It is necessary, not sufficient; and a spectral radius below 1 would not prove the contrary.
+# Measure the product of the Jacobians on your own inputs. Had the largest singular value been 0.9, you could be sure: it
+# vanishes, at least as fast as $0.9^{T-t}$.
 #
 # </details>
 #
@@ -936,9 +1157,9 @@ ax = plots.curve(np.arange(1, 61), history, kind="line", xlabel="step", ylabel="
 # - You computed the height of a cliff, exponential in the number of steps, and saw one step on it undo all others, and a
 #   clipped step not.
 # - You clipped by value, by norm and by global norm: only the last keeps the direction of the whole gradient; by value it
-#   turns by up to 37 degrees for Gaussian entries, and a little further for real ones.
-# - You saw a gradient vanish although $\sigma_{\max} = 1.8$: the bound proves that gradients vanish, and never that they
-#   explode.
+#   turns by up to 37 degrees for Gaussian entries, and a little further for those of a network.
+# - You saw a gradient vanish although $\sigma_{\max} = 1.8$, and another one grow although $\rho = 0$: only
+#   $\sigma_{\max} < 1$ proves anything about a tanh network, namely that its gradient vanishes.
 # - You chose a threshold from the quantiles of the logged norms, saw that it makes larger rates usable, and recognized
 #   one that was so low that it *was* the optimizer.
 # - You saw what clipping cannot do: a billionth stays a billionth. A rotation as a start, a gate with a forget bias, and
