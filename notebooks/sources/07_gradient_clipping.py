@@ -506,8 +506,8 @@ for kind, found in reached.items():
 # %% [markdown]
 # **What you should see.** No gradient is above its bound. On the left the bound passes 1 where $\sigma_{\max} = 1$,
 # near $\rho = 0.55$; on the right at 1. The gradient does so between 0.9 and 1.2 in both. Beyond, tanh is a brake:
-# large states saturate, $D_s$ becomes small, and at $\rho = 2$ some thousand are left of a bound of $10^9$, or of
-# $10^{16}$. (How strong this brake is depends on the inputs: see exercise 3.)
+# large states saturate, $D_s$ becomes small, and at $\rho = 2$ a factor of $10^2$ to $10^4$ is left, of a bound
+# of $10^{16}$ or $10^9$. (How strong this brake is depends on the inputs: see exercise 3.)
 #
 # So here $\rho$ was a good guess. It is no more than that: **with tanh, $\rho < 1$ proves nothing.** $\rho$ is about
 # *powers* of $U$, and the gradient is a product of factors $D_s U$. Two units show it. This $U$ has no eigenvalue but
@@ -540,7 +540,7 @@ print(f"largest singular value of U: {torch.linalg.matrix_norm(u, 2):.2g}")
 assert np.allclose(np.diff(np.log(norms)), math.log(1.5))
 
 # %% [markdown]
-# A factor of 1.5 per step, at a spectral radius of 0. (In a linear network $U^2 = 0$ would leave exactly nothing after
+# A factor of 1.5 per step, at a spectral radius of 0, as long as the state stays on this ridge. (In a linear network $U^2 = 0$ would leave exactly nothing after
 # two steps.) So remember: $\sigma_{\max} < 1$ is a proof that a tanh network's gradient vanishes; $\sigma_{\max} > 1$,
 # as here 4, is necessary for an explosion; and $\rho$ tells what is likely and proves neither. Now see for yourself:
 
@@ -593,8 +593,8 @@ for name in ("median", "90 %", "largest"):
 ax.set(xlabel="step", ylabel="norm of the whole gradient", xlim=(-2, 116), xticks=range(0, 101, 20));
 
 # %% [markdown]
-# **What you should see.** About a thousand. About three of four steps have a norm below 1, and a few are cliffs. Those few make
-# the mean; the median does not feel them. A threshold between a few times the median, here 1, and the 90 % quantile, here
+# **What you should see.** About a thousand. About three of four steps have a norm below 1, and a few are cliffs. They make the
+# mean several times the median; a quantile does not feel how large they are. A threshold between a few times the median, here 1, and the 90 % quantile, here
 # 2 to 3, leaves most steps as they are and cuts off what is nonsense. We take 2.
 #
 # **Predict.** Which learning rates become usable with it? Five rates, each with no threshold, with 2, with 0.3 (about the
@@ -878,8 +878,8 @@ assert at_40["RNN, gain 0.6, clipped"] < at_40["RNN, rotation"] - 0.15
 # %% [markdown]
 # **What you should see.** The forget bias decides about the LSTM. With 0 no seed gets over a length of 40 at any of the
 # six rates, with 1 most do. Clipping the network with gain 0.6 makes no difference that could not be luck, and it does
-# not make of it what the rotation is: it does not bring back what has vanished. (Nor do large steps hurt much here:
-# Adam divides by the size of the gradient. Section 5 had plain SGD, where clipping is worth much.)
+# not make of it what the rotation is: it does not bring back what has vanished. (It was worth much in section 5,
+# where gradients exploded.)
 #
 # Three results are not in the textbooks' summary. First, the *plain* cell recalls at all three lengths, if it starts as
 # a rotation. What LSTMs cured was a factor per step; a good start can cure it, too, on a task as simple as this:
@@ -901,13 +901,16 @@ assert gru[-1] > 0.75 > 0.35 > gru[:4].max() and lstm[:3].max() > 0.5 > 0.35 > l
 # The GRU needs the largest rate of the grid, at which the LSTM fails; the LSTM's best is the second smallest. A grid that
 # ended at 0.03 would have "shown" that GRUs cannot do it, and one that began at 0.01 would have made the LSTM look bad.
 # (Earlier versions of this lesson fell into traps of this kind.) A method that fails at the edge of its grid has not
-# failed yet. So look at the edges of ours: where a best is reached *only* at an edge, 0.0003 or 0.1, do nearly all seeds
-# succeed, so that little is left to gain beyond it?
+# failed yet. So look at the edges of ours, 0.0003 and 0.1. Where is a best reached *only* there? What it lacks to 100 % may
+# lie beyond:
 
-# %%
-at_edge = [share for shares in table.values() for share in shares if max(share[1:-1]) < max(share)]
-print(f"best only at an edge: {len(at_edge)} of 18, the lowest of them {min(map(max, at_edge), default=1):.0%}")
-assert all(max(share) >= 0.9 for share in at_edge)
+# %% tags=["nbval-ignore-output"]
+# Such runs are chaotic: in the digits shown another processor may differ. The assertions hold on all.
+for name, shares in table.items():
+    for length, share in zip(lengths, shares, strict=True):
+        if max(share[1:-1]) < max(share):
+            print(f"{name}, length {length}, only at an edge: {max(share):.0%}")
+            assert max(share) > 0.65
 
 # %% [markdown]
 # Third, the network with gain 0.6 had the smallest share of all, less than 1e-9, and yet some of its seeds succeed. A
