@@ -470,10 +470,8 @@ def carried(u, seed, steps=30):
 
 # %%
 draws = [data.gaussian_batch(64, 64, seed) for seed in range(8)]
-kinds = {
-    "Gaussian": [u / torch.linalg.eigvals(u).abs().max() for u in draws],
-    "rotation": [torch.linalg.qr(u)[0] for u in draws],
-}
+gaussian = [u / torch.linalg.eigvals(u).abs().max() for u in draws]
+kinds = {"Gaussian": gaussian, "rotation": [torch.linalg.qr(u)[0] for u in draws]}
 radii = np.arange(0.3, 2.01, 0.1)
 
 # %% [markdown]
@@ -1034,8 +1032,7 @@ ax.set(xlabel="loss scale S", ylabel="gradient by the first input", ylim=(true /
 # %%
 good = scales[np.abs(np.nan_to_num(found, posinf=0) / true - 1) < 0.05]
 low, high = math.log2(good[0]), math.log2(good[-1])
-print(f"S = 1: {found[0]:.0f}, exactly. Within 5 %: from 2^{low:.0f} to 2^{high:.0f}")
-print(f"S = 2^40: {found[-1]}")
+print(f"S = 1: {found[0]:.0f}, exactly; S = 2^40: {found[-1]}; within 5 %: 2^{low:.0f} to 2^{high:.0f}")
 assert good.size > 1 and found[0] == 0 and not np.isfinite(found[-1])
 assert 2.5 < found[found > 0][0] / true < 4 and np.isnan(found[scales > good[-1]]).all()
 
