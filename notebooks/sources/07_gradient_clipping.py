@@ -752,8 +752,7 @@ ax.set(xlabel="steps back in time", ylabel="gradient by the input", ylim=(1e-11,
 small = recurrent(gain=0.6)(0)
 x, y = long.train_inputs[:64], long.train_targets[:64]
 seen = signals.measure(small, x, y, F.cross_entropy, layers=networks.RNNCell)
-cosine = seen.series("cosine")
-assert cosine[0] > 0.3 and np.abs(cosine[6:]).max() < 0.1
+assert seen.series("cosine")[0] > 0.3 and np.abs(seen.series("cosine")[6:]).max() < 0.1
 plots.dashboard(seen, signals.jacobian_singular_values(small, x[:1])[0]);
 
 # %% [markdown]
