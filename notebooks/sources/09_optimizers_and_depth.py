@@ -37,7 +37,7 @@ session.start(seed=0)
 #
 # Gradient descent moves a weight by `learning rate · gradient`. If the gradient is ten thousand times smaller, so is the
 # step: this is why a vanished gradient hurts. Adam divides the gradient by an estimate of its own size. After one step this
-# estimate is the gradient itself:
+# estimate is $|g|$ itself:
 #
 # $$\text{step} = \text{lr} \cdot \frac{g}{|g| + \varepsilon}, \qquad \varepsilon = 10^{-8}.$$
 #
@@ -64,8 +64,9 @@ for gradient in (1.0, 1e-4, 1e-8, 1e-12):
 # %% [markdown]
 # ## 2 · Momentum, RMSProp, Adam: a few lines each
 #
-# **Momentum** (Polyak, 1964) walks along an average of past gradients, so that what changes its sign from step to step
-# cancels. Each function changes one weight tensor, and keeps what it must remember in `state`.
+# **Momentum** (Polyak, 1964) walks along a sum of all gradients so far, in which each counts 0.9 times as much as the next
+# one: what changes its sign from step to step cancels, and what stays adds up, to ten times itself. Each function changes
+# one weight tensor, and keeps what it must remember in `state`.
 
 
 # %%
@@ -134,7 +135,7 @@ def largest_difference(ours, theirs, lr, steps=100):
 
 
 # %% [markdown]
-# The learning rates are ordinary ones; the answer does not depend on them.
+# The learning rates are ordinary ones.
 
 # %%
 pairs = {
@@ -247,8 +248,18 @@ assert last_loss(rescued["RMSProp"]) < 2 and last_loss(rescued["Adam"]) < 2
 assert last_loss(rescued["momentum, σ_w = 1"]) < 0.7
 
 # %% [markdown]
-# **What you should see.** SGD and momentum stay at 2.3, or explode, at every rate: the rate that would move the weights
-# throws the last layer's biases about. RMSProp and Adam leave, because they give every weight a step of its own size.
+# And the two that stay, at every rate of the grid:
+
+# %%
+for name in ("SGD", "momentum"):
+    losses = np.median(rescued[name].loss_by_epoch[:, :, -1], axis=1)
+    print(f"{name:>8}:", ", ".join(f"{loss:.3g}" if loss < 10 else "above 10" for loss in losses))
+    assert losses[:4].min() > 2.29 and losses[:4].max() < 2.33 and (losses[4] > 10) == (name == "momentum")
+
+# %% [markdown]
+# **What you should see.** SGD stays at 2.3 at every rate; so does momentum, but for the largest, at which it explodes. One
+# rate has to serve all layers, and the gradient of the first is here 50 000 times smaller than that of the last (section 6
+# measures it). RMSProp and Adam leave, because they give every weight a step of its own size.
 # So a better optimizer *can* save a sick network. But compare the last line: the right start costs nothing, and does
 # much more in the same four epochs. **Adam treats the symptom. An initialization removes the cause.**
 
@@ -317,6 +328,9 @@ def loud(outputs, targets):
 
 # %%
 sicker = tanh_network(20, 0.2)
+typical = gradient_and_step(0.2, seed=0, depth=20)[0]
+print(f"typical gradient in layer 1: {typical:.0e}")
+assert typical < 1e-14
 floors = {"ε = 1e-8": sweep(sicker, digits, optimizer="adam", **plan)}
 run = sweep(sicker, digits, optimizer="adam", loss_fn=loud, **plan)
 floors["loss · 1e10"] = dataclasses.replace(run, train_loss=run.train_loss / 1e10)
@@ -379,12 +393,14 @@ plots.curve(signal, spread, kind="theory", label="theory", ax=ax)
 ax.set(xlabel="signal / noise", ylabel="in learning rates", ylim=(0.003, 3));
 
 # %% [markdown]
-# And at $s = 0$:
+# And at $s = 0$: one step, and how far from the start 300 steps come.
 
 # %%
-spread = noisy_steps(0.0).std().item()
+walk = noisy_steps(0.0)
+spread, far = walk.std().item(), walk.sum(dim=0).std().item()
 print(f"no signal: spread of a step {spread:.2g} learning rates, theory {theory.adam_noisy_step(0.0)[1]:.2g}")
-assert abs(spread - 0.229) < 0.01
+print(f"300 steps: {far:.2g} learning rates, √300 = {math.sqrt(300):.2g}")
+assert abs(spread - 0.229) < 0.01 and abs(far / math.sqrt(300) - 1) < 0.1
 
 # %% [markdown]
 # **What you should see.** Answer (b), 0.23, *however small the noise is*. Adam cannot know that there is nothing to
@@ -482,7 +498,7 @@ for name in kinds:
     print(f"{name:>13}: layer 1 {measured[0]:.1g} of the rate (theory {law[0]:.1g}), ", end="")
     print(f"layer 16 {measured[-1]:.1g} (theory {law[-1]:.1g})" if law[-1] > 0.05 else "layer 16 below 0.05")
     assert np.abs(measured - law).max() < 0.1
-    assert (measured[-1] > 0.4) == (name == "small weights")
+    assert measured.min() > 0.5 if name == "small weights" else measured[0] > 0.5 > 0.05 > measured[-1]
 signals_by_layer = [np.median(norms[name], axis=0) for name in kinds]
 assert (signals_by_layer[1] > 4 * signals_by_layer[0]).all()
 
@@ -574,9 +590,9 @@ for name, (found, values) in patients.items():
 # along one curve. (In principle ten classes could lie on that curve one after the other. Gradient descent is not good at
 # finding such an order.)
 #
-#
-# So momentum as before, and three treatments, for both patients, each at its own best rate of the same grid. **Predict** the
-# eight results.
+# So momentum as before, and three treatments, for both patients, each at its own best rate of the same grid. Three of the
+# eight results you have seen in section 3: small weights with momentum 2.3, with Adam 1.9, and with larger weights
+# ($\sigma_w = 1$) 0.47. **Predict** the other five.
 
 # %%
 treated = {("small weights", "momentum"): rescued["momentum"], ("small weights", "Adam"): rescued["Adam"]}
@@ -626,10 +642,10 @@ choose = data.Split(*few, digits.validation_inputs[:half], digits.validation_tar
 report = data.Split(*few, digits.validation_inputs[half:], digits.validation_targets[half:])
 
 # %% [markdown]
-# Two rates from here on, both of which train:
+# One grid of rates for all widths:
 
 # %%
-course = {"learning_rates": (0.003, 0.01), "seeds": range(5), "epochs": 60, "batch_size": 25}
+course = {"learning_rates": (0.0003, 0.001, 0.003, 0.01), "seeds": range(5), "epochs": 60, "batch_size": 25}
 
 
 # %% [markdown]
@@ -645,26 +661,26 @@ def relu_network(width, depth=2):
 # **Predict.** Networks from 2 to 64 units per layer. Which of them has the highest validation loss?
 
 # %% [markdown]
-# Two rates, five seeds, each width:
+# Four rates, five seeds, each width:
 
 # %%
 by_width = {n: sweep(relu_network(n), choose, optimizer="adam", **course) for n in (2, 8, 24, 64)}
 
 # %% [markdown]
-# Three of the four, at the rate 0.01, over the epochs:
+# Three of the four, at the rate 0.01, at which the training loss gets lowest, over the epochs:
 
 # %%
 axes, epochs = plt.subplots(1, 3, sharey=True)[1], np.arange(1, 61)
 for ax, width in zip(axes, (2, 8, 64), strict=True):
     run = by_width[width]
-    both = {"training": run.loss_by_epoch[1], "validation": run.validation_loss[1, :, 1:]}
+    both = {"training": run.loss_by_epoch[-1], "validation": run.validation_loss[-1, :, 1:]}
     for label, loss in both.items():
         plots.curve(epochs, loss, label=label, xlabel="epoch", kind="line", log_y=True, ax=ax)
     ax.set(title=f"{width} units", ylabel="loss" if width == 2 else "", ylim=(1e-4, 10))
     ax.get_legend().set_loc("lower left") if width == 2 else ax.get_legend().remove()
 
 # %% [markdown]
-# All four, after the last epoch, and the lowest validation loss on the way, with the number of parameters:
+# All four at that rate, after the last epoch, and the lowest validation loss on the way, with the number of parameters:
 
 # %%
 def parameters(depth, width):
@@ -674,24 +690,48 @@ def parameters(depth, width):
 # %%
 ends = {}
 for width, run in by_width.items():
-    training, validation = np.median(run.loss_by_epoch[1, :, -1]), np.median(run.validation_loss[1, :, -1])
-    lowest = np.median(run.validation_loss[1].min(axis=1))
+    training, validation = (np.median(x[-1, :, -1]) for x in (run.loss_by_epoch, run.validation_loss))
+    lowest = np.median(run.validation_loss[-1].min(axis=1))
+    assert training == np.median(run.loss_by_epoch[:, :, -1], axis=1).min()
     ends[width] = training, validation, lowest
     print(f"{width:2d} units, {parameters(2, width):4d} parameters: training {training:.2g}, ", end="")
     print(f"validation {validation:.2g}, lowest {lowest:.2g}")
 assert ends[2][0] > 1 and ends[64][0] < 0.001 and ends[64][1] > 1.1 * ends[64][2]
-assert ends[2][1] > ends[8][1] > ends[64][1] and parameters(2, 64) > 50 * 150
+assert abs(parameters(2, 64) / 150 - 60) < 1
+
+
+# %% [markdown]
+# But one rate need not suit all widths. So each at its own best:
+
+# %%
+def best_rate(run):
+    """Row of the rate with the lowest validation loss at the end, and the five losses it has."""
+    row = int(np.argmin(np.median(run.validation_loss[:, :, -1], axis=1)))
+    return row, run.validation_loss[row, :, -1]
+
+
+# %%
+for width, run in by_width.items():
+    row, losses = best_rate(run)
+    low, middle, high = min(losses), np.median(losses), max(losses)
+    lowest = np.median(run.validation_loss[row].min(axis=1))
+    ends[width] = middle, lowest, low, high
+    print(f"{width:2d} units, rate {run.learning_rates[row]:g}: validation {middle:.2g} ", end="")
+    print(f"({low:.2g} to {high:.2g}), lowest {lowest:.2g}")
+    assert 0 < row < 3  # inside of the grid
+assert ends[2][2] > ends[8][3] and ends[8][2] > ends[24][3] and ends[24][0] > ends[64][0] > 0.98 * ends[64][1]
 
 # %% [markdown]
 # **What you should see.**
 #
-# - **Underfitting** (2 units): both losses are high. It cannot even learn what it has seen.
-# - **Overfitting** (64 units): the training loss goes on to fall by decades, while the validation loss has long stopped, and
-#   *rises*. The network gets surer, also where it is wrong.
+# - **Underfitting** (2 units): both losses are high, at every rate. It cannot even learn what it has seen.
+# - **Overfitting** (64 units, rate 0.01): the training loss goes on to fall by decades, while the validation loss has
+#   long stopped, and *rises*. The network gets surer, also where it is wrong.
 #
-# And a surprise, if you know the textbook curve, a U of the validation loss over the size of the network: there is
-# none. The largest network, with sixty parameters for each image, has the lowest validation loss, although its training
-# loss is zero in practice. Overfitting shows here along the *epochs*, not along the width. That larger networks can
+# And a surprise, if you know the textbook curve, a U of the validation loss over the size of the network: from 2 to 64
+# units there is none. The largest network, with sixty parameters for each image, has the lowest validation loss (though
+# between 24 and 64 units the seeds overlap). Overfitting shows here along the *epochs*, not along the width; and at its
+# best rate, a small one, 60 epochs do not go so far: the loss at the end is the lowest one. That larger networks can
 # generalize better has been found again and again (Zhang and others 2017; Belkin and others 2019). So do not choose the
 # size in order not to overfit: choose it large enough, and regularize.
 
@@ -700,8 +740,10 @@ assert ends[2][1] > ends[8][1] > ends[64][1] and parameters(2, 64) > 50 * 150
 #
 # - **L2** adds $\tfrac{\lambda}{2} \sum w^2$ to the loss: every step of SGD shrinks each weight in proportion.
 # - **L1** adds $\lambda \sum |w|$: every step of SGD shrinks each weight by the same amount, and small ones to about 0.
-# - **Dropout** (Srivastava and others, 2014) sets each unit to 0 with probability $1 - p$, anew for every image.
-# - **Early stopping** takes the epoch with the lowest validation loss.
+# - **Dropout** (Srivastava and others, 2014) keeps each unit with probability $p$ and sets it to 0 otherwise, anew for
+#   every image. Mind the name: the `p` of PyTorch's `nn.Dropout` is the opposite, the probability that a unit is
+#   *dropped*. In this course $p$ is always what is **kept**; in the code it is `keep`, and PyTorch gets `1 - keep`.
+# - **Early stopping** takes the network as it was after the epoch with the lowest validation loss.
 #
 # **Predict.** For L1 and L2 the loss has a U over $\lambda$. What is at its two ends?
 
@@ -717,14 +759,16 @@ def with_dropout(keep):
 
 
 # %% [markdown]
-# Three strengths of each, two rates, five seeds:
+# Three strengths of each, five seeds, and the rates of section 7 but for the smallest, which was best for no
+# width:
 
 # %%
+rates = {"learning_rates": (0.001, 0.003, 0.01)}
 plain = relu_network(64)
 treatments = {("nothing", 0): (plain, {})}
 treatments |= {("L2", strength): (plain, {"l2": strength}) for strength in (0.001, 0.01, 0.1)}
 treatments |= {("L1", strength): (plain, {"l1": strength}) for strength in (0.0003, 0.003, 0.03)}
-treatments |= {("dropout", keep): (with_dropout(keep), {}) for keep in (0.9, 0.6, 0.3)}
+treatments |= {("dropout", keep): (with_dropout(keep), {}) for keep in (0.8, 0.5, 0.2)}
 
 # %% [markdown]
 # The untreated network was trained in section 7.
@@ -733,21 +777,10 @@ treatments |= {("dropout", keep): (with_dropout(keep), {}) for keep in (0.9, 0.6
 results = {("nothing", 0): by_width[64]}
 for key, (make, penalty) in treatments.items():
     if key not in results:
-        results[key] = sweep(make, choose, optimizer="adam", **course, **penalty)
+        results[key] = sweep(make, choose, optimizer="adam", **(course | rates), **penalty)
 
 # %% [markdown]
-# Validation loss after the last epoch, at the better of the two learning rates of each:
-
-
-# %%
-def best_rate(run):
-    """The learning rate with the lowest validation loss at the end, and the five losses it has."""
-    row = int(np.argmin(np.median(run.validation_loss[:, :, -1], axis=1)))
-    return row, run.validation_loss[row, :, -1]
-
-
-# %% [markdown]
-# The dotted line is the network without treatment.
+# Validation loss after the last epoch, each at its own best rate. The dotted line is the network without treatment.
 
 # %%
 axes = plt.subplots(1, 3, sharey=True)[1]
@@ -761,21 +794,35 @@ for ax, (name, xlabel) in zip(axes, xlabels.items(), strict=True):
 axes[0].set_ylabel("validation loss");
 
 # %% [markdown]
+# In numbers, with the range of the seeds:
+
+# %%
+for (kind, strength), run in results.items():
+    row, losses = best_rate(run)
+    print(f"{kind:>7} {strength:<6g} rate {run.learning_rates[row]:<5g}: {np.median(losses):.2g} ", end="")
+    print(f"({min(losses):.2g} to {max(losses):.2g})")
+middle = {key: np.median(best_rate(run)[1]) for key, run in results.items()}
+_, seeds = best_rate(results["nothing", 0])
+assert max(middle["L2", 0.01], middle["L1", 0.003]) < min(seeds)
+assert all(min(seeds) < middle["dropout", keep] < max(seeds) for keep in (0.8, 0.5))
+assert min(middle["L2", 0.1], middle["L1", 0.03], middle["dropout", 0.2]) > 1.1 * untreated
+
+# %% [markdown]
 # The best of each kind was chosen on the first half of the validation images, and choosing flatters. So the comparison
-# is made on the **second half**, which no choice has seen. (The same seeds give the same training.) Early stopping
+# is made on the **second half**, which no choice has seen: each is trained once more from the same seeds. Early stopping
 # chooses its epoch on the first half, too.
 
 # %%
 table = {}
 for kind in ("nothing", "L2", "L1", "dropout"):
-    key = min((k for k in results if k[0] == kind), key=lambda k: np.median(best_rate(results[k])[1]))
+    key = min((k for k in results if k[0] == kind), key=middle.get)
     row, _ = best_rate(results[key])
-    make, penalty = treatments[key]
-    again = sweep(make, report, optimizer="adam", **course, **penalty)
-    table[kind] = key[1], again.validation_loss[row, :, -1], again.validation_accuracy[row, :, -1]
+    rate, (make, penalty) = [results[key].learning_rates[row]], treatments[key]
+    again = sweep(make, report, optimizer="adam", **(course | {"learning_rates": rate}), **penalty)
+    table[kind] = key[1], again.validation_loss[0, :, -1], again.validation_accuracy[0, :, -1]
     if kind == "nothing":
         stop = results[key].validation_loss[row].argmin(axis=1)
-        at = row, np.arange(5), stop
+        at = 0, np.arange(5), stop
         stopped = again.validation_loss[at], again.validation_accuracy[at]
         table["early stopping"] = int(np.median(stop)), *stopped
 
@@ -791,39 +838,57 @@ medians = {kind: np.median(loss) for kind, (_, loss, _) in table.items()}
 wrong = {kind: 1 - np.median(accuracy) for kind, (_, _, accuracy) in table.items()}
 assert max(medians["L2"], medians["L1"]) < 0.8 * medians["nothing"]
 assert max(wrong["L2"], wrong["L1"]) < 0.7 * wrong["nothing"]
-assert min(medians["dropout"], medians["early stopping"]) > 0.9 * medians["nothing"]
+low, high = min(table["nothing"][1]), max(table["nothing"][1])
+assert low < medians["dropout"] < high and abs(medians["early stopping"] / medians["nothing"] - 1) < 0.1
 
 # %% [markdown]
-# **What you should see.** The U of L1 and L2: towards the left it returns to the untreated network, and towards the
-# right the penalty is all that counts, and the network underfits. Between them both lower the loss clearly and about
-# halve the errors. Dropout and early stopping bring nothing on this task. (Where the validation loss rises only a
-# little there is little to gain by stopping; and half of 449 images is a small jury, which picks an epoch partly by
-# luck.) Do not take the ranking for a law: it is one task of many. Take the method: one grid, several seeds, a second
-# half.
+# **What you should see.** The U of L1 and L2: at λ = 0, off to the left, is the untreated network; towards the right the
+# penalty is all that counts, and the network underfits. Between them both lower the loss clearly and about halve the
+# errors. Dropout has its untreated end at the right, $p = 1$. At 0.8 and at 0.5 its loss lies within the range of the
+# untreated network's seeds, on either half: five seeds cannot tell which $p$ is better, or whether any helps. At 0.2 it
+# underfits. Early stopping brings nothing, because at the best rate of the untreated network the validation loss does
+# not rise in 60 epochs (section 7). Do not take the ranking for a law: it is one task of many, and a jury of some 220
+# images. Take the method: one grid, several seeds, a second half.
 #
-# What is the difference between L1 and L2, if their losses are alike? Look at the weights.
+# What is the difference between L1 and L2, if their losses are alike? Look at the weights of layer 1. Some belong to
+# pixels that are the same in all 150 images: no image asks for these weights, and *any* penalty takes them to 0. We leave
+# them out.
+
 
 # %%
-for name, penalty in {"L2": {"l2": 0.01}, "L1": {"l1": 0.003}}.items():
-    model = plain(0)
-    train(model, choose, optimizer="adam", learning_rate=0.003, epochs=60, batch_size=25, **penalty)
-    weights = model.blocks[0].linear.weight.detach().abs()
-    near = (weights < 0.02 * weights.max()).double().mean().item()
-    print(f"{name}: {near:.0%} of the weights of layer 1 are below 2 % of the largest")
-    assert (near > 0.6) == (name == "L1") and (near < 0.4) == (name == "L2")
+def sizes(seed, **penalty):
+    """Of the weights from pixels that vary: share below 2 % of the largest, the largest, root mean square."""
+    model = plain(seed)
+    settings = {"optimizer": "adam", "learning_rate": 0.003, "epochs": 60, "batch_size": 25, "seed": seed}
+    train(model, choose, **settings, **penalty)
+    weights = model.blocks[0].linear.weight.detach()[:, few[0].std(dim=0) > 0].abs()
+    return [(weights < 0.02 * weights.max()).double().mean(), weights.max(), weights.square().mean().sqrt()]
+
 
 # %% [markdown]
-# L1 leaves few weights and those are large; L2 leaves many and small ones. (A derivative of L2 is proportional to the
-# weight, and becomes harmless as the weight does; that of L1 is $\pm\lambda$ to the end.)
+# Medians of three seeds, with the strengths that were chosen:
+
+# %%
+print(f"{(few[0].std(dim=0) == 0).sum()} of 64 pixels never vary")
+for name, penalty in {"L2": {"l2": 0.01}, "L1": {"l1": 0.003}}.items():
+    near, largest, rms = np.median([sizes(seed, **penalty) for seed in range(3)], axis=0)
+    print(f"{name}: {near:.0%} of the weights are below 2 % of the largest, ", end="")
+    print(f"{largest:.1g}; root mean square {rms:.2g}")
+    assert near > 0.7 and largest > 0.5 if name == "L1" else near < 0.2 and largest < 0.5
+
+# %% [markdown]
+# At the same root mean square L1 leaves few weights, and those are larger; L2 leaves many and smaller ones. (The slope of
+# L2 is proportional to the weight, and becomes harmless as the weight does; that of L1 is $\pm\lambda$ to the end.)
 #
 # A trap: with Adam the slope of the penalty is divided by $\sqrt v$ too, so that a weight with large gradients is hardly
-# shrunk. AdamW (Loshchilov and Hutter, 2019) shrinks the weight directly, past the division. For SGD the two are the same.
+# shrunk (exercise 3 measures it). AdamW (Loshchilov and Hutter, 2019) shrinks the weight directly, past the division. For
+# SGD without momentum the two are the same.
 
 # %% [markdown]
 # ## 9 · Dropout and the variance
 #
-# PyTorch divides what it keeps by $p$ (*inverted* dropout), so that the mean stays as it is and nothing needs to be done at
-# evaluation. **Predict.** And the variance: smaller, the same, or larger?
+# PyTorch divides what it keeps by the keep probability $p$ (*inverted* dropout), so that the mean stays as it is and nothing
+# needs to be done at evaluation. **Predict.** And the variance: smaller, the same, or larger?
 #
 # $$\mathbb E[\tilde x] = \mathbb E[x], \qquad \mathbb E[\tilde x^2] = \frac{\mathbb E[x^2]}{p}, \qquad
 # \mathrm{Var}[\tilde x] = \frac{\mathrm{Var}[x]}{p} + \mathbb E[x]^2\, \frac{1 - p}{p} .$$
@@ -871,7 +936,7 @@ for name, function in units.items():
     assert np.abs(np.median(measured, axis=0) / law - 1).max() < 0.05
 
 # %% [markdown]
-# **What you should see.** Larger, always. And what the next layer sees is the mean square (lesson 04), which grows by exactly
+# **What you should see.** Larger, for every $p$ below 1. And what the next layer sees is the mean square (lesson 04), which grows by exactly
 # $1/p$. Through $L$ layers of ReLU with He's start that is $p^{-L}$: dropout makes deep networks *explode*, in training. In
 # evaluation mode nothing is dropped.
 #
@@ -971,6 +1036,8 @@ def cross_validate(make, epochs=12):
 # %%
 depths = (1, 2, 4, 8, 16)
 widths = {L: min(range(4, 100), key=lambda n: abs(parameters(L, n) - 6000)) for L in depths}
+print("width by depth:", widths)
+assert all(abs(parameters(L, n) / 6000 - 1) < 0.03 for L, n in widths.items())
 answers = {L: cross_validate(relu_network(widths[L], L)) for L in depths}
 
 
@@ -997,7 +1064,8 @@ for name, (losses, errors) in answers.items():
     best = errors.mean(axis=0).argmin()
     table[name] = losses[:, best].mean(), errors[:, best].mean(), errors[:, best].std(ddof=1)
     loss, error, spread = table[name]
-    print(f"depth {name!s:>10}: training loss {loss:7.1g}, errors {error:5.1%} ± {spread:.1%} (5 folds)")
+    print(f"depth {name!s:>10}, rate {grid[best]:g}: ", end="")
+    print(f"training loss {loss:.1g}, errors {error:.1%} ± {spread:.1%} (5 folds)")
 
 # %% [markdown]
 # The median of the folds and their range; the square is the network with skips.
@@ -1017,16 +1085,17 @@ ax.set_xticklabels(depths);
 # %%
 errors, training = ({name: row[k] for name, row in table.items()} for k in (1, 0))
 assert max(errors[L] for L in (1, 2, 4)) < 0.05 < errors[8] < errors[16]
-assert training[16] > 10 * training[1] and errors["16 + skips"] < 0.7 * errors[16]
+assert min(training[8], training[16]) > 4 * max(training[L] for L in (1, 2, 4))
+assert errors[1] < errors["16 + skips"] < 0.7 * errors[16]
 
 # %% [markdown]
 # **What you should see.** From one to four layers the differences are of the size of the spread over the folds: choose the
 # simplest. Beyond that it gets worse, and *not* by overfitting: the training loss gets worse, too. The deep network does
-# not fit too well. It does not get there: the degradation of lesson 06. Skips win back much of it, and still do not
-# beat one hidden layer.
+# not fit too well. In these twelve epochs it does not get there: the degradation of lesson 06. Skips win back much of it,
+# and still do not beat one hidden layer.
 #
-# (Small print. The rate was chosen by the same folds, which flatters all rows alike. The pixels were standardized once,
-# and not anew in each fold. And at equal parameters deeper means narrower, so depth pays twice: that is the question
+# (Small print. The rate was chosen by the same folds, which flatters every row, and most those whose folds spread most. The
+# pixels were standardized once, and not anew in each fold. And at equal parameters deeper means narrower, so depth pays twice: that is the question
 # one has in practice, but not the only one.)
 #
 # **So, how deep?** As deep as your validation error asks for, and no deeper than you can train. On 8 × 8 digits that is
