@@ -719,7 +719,8 @@ for width, run in by_width.items():
     print(f"{width:2d} units, rate {run.learning_rates[row]:g}: validation {middle:.2g} ", end="")
     print(f"({low:.2g} to {high:.2g}), lowest {lowest:.2g}")
     assert 0 < row < 3  # inside of the grid
-assert ends[2][2] > ends[8][3] and ends[8][2] > ends[24][3] and ends[24][0] > ends[64][0] > 0.98 * ends[64][1]
+assert ends[2][2] > 1.2 * ends[8][3] and ends[8][2] > 1.2 * ends[64][3] and ends[24][0] > 1.1 * ends[64][0]
+assert ends[64][0] < 1.02 * ends[64][1]
 
 # %% [markdown]
 # **What you should see.**
@@ -799,7 +800,7 @@ axes[0].set_ylabel("validation loss");
 # %%
 for (kind, strength), run in results.items():
     row, losses = best_rate(run)
-    print(f"{kind:>7} {strength:<6g} rate {run.learning_rates[row]:<5g}: {np.median(losses):.2g} ", end="")
+    print(f"{kind:>7} {strength:<6g}, rate {run.learning_rates[row]:g}: {np.median(losses):.2g} ", end="")
     print(f"({min(losses):.2g} to {max(losses):.2g})")
 middle = {key: np.median(best_rate(run)[1]) for key, run in results.items()}
 _, seeds = best_rate(results["nothing", 0])
@@ -872,8 +873,8 @@ def sizes(seed, **penalty):
 print(f"{(few[0].std(dim=0) == 0).sum()} of 64 pixels never vary")
 for name, penalty in {"L2": {"l2": 0.01}, "L1": {"l1": 0.003}}.items():
     near, largest, rms = np.median([sizes(seed, **penalty) for seed in range(3)], axis=0)
-    print(f"{name}: {near:.0%} of the weights are below 2 % of the largest, ", end="")
-    print(f"{largest:.1g}; root mean square {rms:.2g}")
+    print(f"{name}: {near:.0%} of the weights are below 2 % of the largest, which is {largest:.1g}; ", end="")
+    print(f"root mean square {rms:.2g}")
     assert near > 0.7 and largest > 0.5 if name == "L1" else near < 0.2 and largest < 0.5
 
 # %% [markdown]
@@ -1003,7 +1004,7 @@ assert abs(math.log(he * 0.8**19)) < 0.6 and abs(math.log(scaled / 0.8**19)) < 0
 # **Predict.** Which depth has the lowest error: 1, 2, 4, 8, or 16? And if deep ones are worse: is it because they overfit?
 
 # %%
-grid = (0.001, 0.003, 0.01)
+grid = (0.003, 0.01, 0.03, 0.1)
 inputs = torch.cat([digits.train_inputs, digits.validation_inputs])
 targets = torch.cat([digits.train_targets, digits.validation_targets])
 
@@ -1064,6 +1065,7 @@ for name, (losses, errors) in answers.items():
     best = errors.mean(axis=0).argmin()
     table[name] = losses[:, best].mean(), errors[:, best].mean(), errors[:, best].std(ddof=1)
     loss, error, spread = table[name]
+    assert 0 < best < 3  # inside of the grid
     print(f"depth {name!s:>10}, rate {grid[best]:g}: ", end="")
     print(f"training loss {loss:.1g}, errors {error:.1%} ± {spread:.1%} (5 folds)")
 
@@ -1086,13 +1088,13 @@ ax.set_xticklabels(depths);
 errors, training = ({name: row[k] for name, row in table.items()} for k in (1, 0))
 assert max(errors[L] for L in (1, 2, 4)) < 0.05 < errors[8] < errors[16]
 assert min(training[8], training[16]) > 4 * max(training[L] for L in (1, 2, 4))
-assert errors[1] < errors["16 + skips"] < 0.7 * errors[16]
+assert errors[1] < errors["16 + skips"] < 0.6 * errors[16] and training["16 + skips"] < 0.2 * training[16]
 
 # %% [markdown]
 # **What you should see.** From one to four layers the differences are of the size of the spread over the folds: choose the
 # simplest. Beyond that it gets worse, and *not* by overfitting: the training loss gets worse, too. The deep network does
-# not fit too well. In these twelve epochs it does not get there: the degradation of lesson 06. Skips win back much of it,
-# and still do not beat one hidden layer.
+# not fit too well. In these twelve epochs it does not get there: the degradation of lesson 06. With skips it does, and
+# still it does not beat one hidden layer.
 #
 # (Small print. The rate was chosen by the same folds, which flatters every row, and most those whose folds spread most. The
 # pixels were standardized once, and not anew in each fold. And at equal parameters deeper means narrower, so depth pays twice: that is the question
