@@ -324,13 +324,17 @@ def loud(outputs, targets):
 
 
 # %% [markdown]
+# How sick it is:
+
+# %%
+sicker, typical = tanh_network(20, 0.2), gradient_and_step(0.2, seed=0, depth=20)[0]
+print(f"typical gradient in layer 1: {typical:.0e}")
+assert typical < 1e-14
+
+# %% [markdown]
 # Twice Adam; only the loss is louder the second time (and divided again, to be compared).
 
 # %%
-sicker = tanh_network(20, 0.2)
-typical = gradient_and_step(0.2, seed=0, depth=20)[0]
-print(f"typical gradient in layer 1: {typical:.0e}")
-assert typical < 1e-14
 floors = {"ε = 1e-8": sweep(sicker, digits, optimizer="adam", **plan)}
 run = sweep(sicker, digits, optimizer="adam", loss_fn=loud, **plan)
 floors["loss · 1e10"] = dataclasses.replace(run, train_loss=run.train_loss / 1e10)
@@ -719,6 +723,11 @@ for width, run in by_width.items():
     print(f"{width:2d} units, rate {run.learning_rates[row]:g}: validation {middle:.2g} ", end="")
     print(f"({low:.2g} to {high:.2g}), lowest {lowest:.2g}")
     assert 0 < row < 3  # inside of the grid
+
+# %% [markdown]
+# The order of the widths, seed against seed or median against median, and that the largest ends where it was lowest:
+
+# %%
 assert ends[2][2] > 1.2 * ends[8][3] and ends[8][2] > 1.2 * ends[64][3] and ends[24][0] > 1.1 * ends[64][0]
 assert ends[64][0] < 1.02 * ends[64][1]
 
@@ -760,11 +769,15 @@ def with_dropout(keep):
 
 
 # %% [markdown]
-# Three strengths of each, five seeds, and the rates of section 7 but for the smallest, which was best for no
-# width:
+# The rates of section 7 but for the smallest, which was best for no width:
 
 # %%
 rates = {"learning_rates": (0.001, 0.003, 0.01)}
+
+# %% [markdown]
+# Three strengths of each treatment, and five seeds as before:
+
+# %%
 plain = relu_network(64)
 treatments = {("nothing", 0): (plain, {})}
 treatments |= {("L2", strength): (plain, {"l2": strength}) for strength in (0.001, 0.01, 0.1)}
@@ -800,8 +813,13 @@ axes[0].set_ylabel("validation loss");
 # %%
 for (kind, strength), run in results.items():
     row, losses = best_rate(run)
-    print(f"{kind:>7} {strength:<6g}, rate {run.learning_rates[row]:g}: {np.median(losses):.2g} ", end="")
+    print(f"{kind} {strength:g}, rate {run.learning_rates[row]:g}: {np.median(losses):.2g} ", end="")
     print(f"({min(losses):.2g} to {max(losses):.2g})")
+
+# %% [markdown]
+# What the text below says of them:
+
+# %%
 middle = {key: np.median(best_rate(run)[1]) for key, run in results.items()}
 _, seeds = best_rate(results["nothing", 0])
 assert max(middle["L2", 0.01], middle["L1", 0.003]) < min(seeds)
@@ -855,14 +873,22 @@ assert low < medians["dropout"] < high and abs(medians["early stopping"] / media
 # pixels that are the same in all 150 images: no image asks for these weights, and *any* penalty takes them to 0. We leave
 # them out.
 
+# %%
+varies = few[0].std(dim=0) > 0
+print(f"{(~varies).sum()} of {len(varies)} pixels are the same in all images")
+
+
+# %% [markdown]
+# Of the weights that are left:
+
 
 # %%
 def sizes(seed, **penalty):
-    """Of the weights from pixels that vary: share below 2 % of the largest, the largest, root mean square."""
+    """Share of the weights below 2 % of the largest, the largest, and their root mean square."""
     model = plain(seed)
     settings = {"optimizer": "adam", "learning_rate": 0.003, "epochs": 60, "batch_size": 25, "seed": seed}
     train(model, choose, **settings, **penalty)
-    weights = model.blocks[0].linear.weight.detach()[:, few[0].std(dim=0) > 0].abs()
+    weights = model.blocks[0].linear.weight.detach()[:, varies].abs()
     return [(weights < 0.02 * weights.max()).double().mean(), weights.max(), weights.square().mean().sqrt()]
 
 
@@ -870,7 +896,6 @@ def sizes(seed, **penalty):
 # Medians of three seeds, with the strengths that were chosen:
 
 # %%
-print(f"{(few[0].std(dim=0) == 0).sum()} of 64 pixels never vary")
 for name, penalty in {"L2": {"l2": 0.01}, "L1": {"l1": 0.003}}.items():
     near, largest, rms = np.median([sizes(seed, **penalty) for seed in range(3)], axis=0)
     print(f"{name}: {near:.0%} of the weights are below 2 % of the largest, which is {largest:.1g}; ", end="")
