@@ -158,8 +158,8 @@ for scheme in ("lecun_normal", "xavier_normal", "xavier_uniform", "he_normal"):
     assert abs(forward / weight_var - 1) < 0.05 and abs(backward / weight_var / 4 - 1) < 0.05
 
 # %% [markdown]
-# **What you should see.** LeCun keeps the forward signal and lets the gradient grow by 4; Xavier keeps neither, and errs by
-# 0.4 one way and 1.6 the other. Backward is always 256/64 = 4 times forward: one number cannot grant both wishes. Where all
+# **What you should see.** All figures are mean squares. LeCun keeps the forward signal and lets the gradient grow by 4;
+# Xavier keeps neither, and errs by 0.4 one way and 1.6 the other. Backward is always 256/64 = 4 times forward: one number cannot grant both wishes. Where all
 # layers are equally wide the conflict is gone, and Xavier *is* LeCun: $\sigma_w^2 = 1$. This is why they are often confused.
 #
 # Normal or uniform made no difference. A uniform law on $[-a, a]$ has variance $a^2/3$, so $a = \sqrt{3\,\mathrm{Var}(w)}$ gives
@@ -241,13 +241,14 @@ axes[0].get_legend().set_loc("lower left")
 axes[1].get_legend().remove()
 
 # %% [markdown]
-# In numbers, for Xavier:
+# The variances in numbers:
 
 # %%
-variance = series("Xavier", "activation_variance")
-left = np.median(variance[:, -1] / variance[:, 0])
-print(f"Xavier, layer 30 / layer 1: measured {left:.1g}, theory {2.0**-29:.1g}")
-assert 1e-10 < left < 1e-8
+for name, weight_var in starts.items():
+    variance, law = series(name, "activation_variance"), (weight_var / 2) ** 29
+    left = np.median(variance[:, -1] / variance[:, 0])
+    print(f"{name}, layer 30 / layer 1: measured {left:.1g}, theory {law:.1g}")
+    assert abs(math.log10(left / law)) < 0.6
 
 # %% [markdown]
 # **What you should see.** Answer (c). Xavier's derivation had no ReLU in it, and a factor of 2 per layer is forgotten 29 times.
@@ -372,7 +373,8 @@ for activation in ("identity", "tanh", "relu"):
 
 # %% [markdown]
 # For Gaussian weights without an activation there is a theory, the Lyapunov exponents of lesson 01: the black line. What lies
-# below 1e-14 is lost in rounding, and drawn at the dotted line.
+# below 1e-14 is lost in rounding, and drawn at the dotted line. (The theory is for ever more layers; after thirty the largest
+# value is still above it.)
 
 # %%
 axes = plt.subplots(1, 3, sharey=True)[1]
@@ -395,6 +397,9 @@ for (activation, scheme), values in spectra.items():
     largest, middle = np.median(values[:, 0]), np.median(values[:, 15])
     kept = f"{middle:.1g}" if middle > 1e-14 else "0, but for rounding"
     print(f"{activation:>8}, {schemes[scheme]:>10}: largest {largest:.2g}, number 16 of 32: {kept}")
+left = [np.median((spectra["relu", scheme] > 1e-14).sum(axis=1)) for scheme in schemes]
+print(f"relu: {left[0]:.2g} of 32 are not lost with orthogonal weights, {left[1]:.2g} with Gaussian ones")
+assert all(8 <= count <= 12 for count in left)
 assert np.median(spectra["tanh", "orthogonal"][:, -1]) > 0.5
 assert np.median(spectra["relu", "orthogonal"][:, 15]) < 1e-3
 
@@ -522,12 +527,14 @@ for width, values in logs.items():
     measured, law = values[:, 30].var(ddof=1), laws[width][-1]
     between = math.exp(math.sqrt(2 * law))
     print(f"width {width}, 30 layers: variance {measured:.2g}, theory {law:.2g}; ", end="")
-    print(f"two seeds typically differ by a factor {between:.2g}")
+    print(f"two seeds typically differ by a factor {between:.2g},")
+    apart = np.abs(values[:100, 30] - values[100:, 30]) > math.log(10)
+    print(f"and by more than ten in {apart.mean():.0%} of 100 pairs")
     assert abs(math.log(measured / law)) < 0.4
 
 # %% [markdown]
 # **What you should see.** Answer (c). At width 32 two healthy networks from the same recipe typically differ by a factor of 4.6 in their
-# gradients, and a fair share by more than ten. One run of one seed proves nothing about an initialization. This is why
+# gradients, and some pairs by more than ten. One run of one seed proves nothing about an initialization. This is why
 # every figure of this course has a band, and one reason why the He networks of section 6, with 24 units, trained so
 # differently. The law is the leading term for wide layers; at
 # width 16 the measured variance is visibly larger.
@@ -647,7 +654,7 @@ explorers.phase_diagram()
 # Schoenholz and others (2017) found that networks train up to a depth of about $6\,\xi_c$, and not beyond: the input must get
 # through before anything can be learned from it. So the three points above make a prediction for training. Tanh
 # networks of 24 units, 12 and 40 layers deep, on the digits, momentum, four epochs; each at its own best rate from
-# one grid, five seeds.
+# one grid (that of section 6 and two larger rates), five seeds.
 #
 # **Predict.** Six networks. Which will train?
 
@@ -661,22 +668,23 @@ def tanh_network(depth, sigma_w):
 # First the three shallow ones, then the three deep ones.
 
 # %%
-plan["epochs"] = 4
+plan |= {"epochs": 4, "learning_rates": (*grid, 0.1, 0.3)}
 results = {}
 for name, sigma_w in points.items():
-    results[name, 12] = sweep(tanh_network(12, sigma_w), digits, learning_rates=grid, **plan)
+    results[name, 12] = sweep(tanh_network(12, sigma_w), digits, **plan)
 
 # %%
 for name in ("ordered", "chaotic"):
-    results[name, 40] = sweep(tanh_network(40, points[name]), digits, learning_rates=grid, **plan)
+    results[name, 40] = sweep(tanh_network(40, points[name]), digits, **plan)
 
 # %% [markdown]
 # And the one on the edge:
 
 # %%
-results["edge", 40] = sweep(tanh_network(40, edge), digits, learning_rates=grid, **plan)
+results["edge", 40] = sweep(tanh_network(40, edge), digits, **plan)
 
-# %%
+# %% tags=["nbval-ignore-output"]
+# Such runs are chaotic: another processor may draw them a little differently.
 axes = plt.subplots(1, 2, sharey=True)[1]
 for ax, depth in zip(axes, (12, 40), strict=True):
     plots.sweeps({name: results[name, depth] for name in points}, log_y=False, ax=ax)
@@ -687,11 +695,12 @@ for ax, depth in zip(axes, (12, 40), strict=True):
 # %% [markdown]
 # After the last epoch:
 
-# %%
+# %% tags=["nbval-ignore-output"]
+# Such runs are chaotic: in the digits shown another processor may differ. The assertion holds on all.
 for (name, depth), run in results.items():
     loss = run.loss_by_epoch[run.best, :, -1]
     low, middle, high = min(loss), np.median(loss), max(loss)
-    print(f"{depth} layers, {name:>7}: loss {middle:.3g} (5 seeds: {low:.3g} to {high:.3g})")
+    print(f"{depth} layers, {name:>7}: loss {middle:.2g} (5 seeds: {low:.2g} to {high:.2g})")
     assert (middle < 2) == (depth == 12 or name == "edge")
 
 # %% [markdown]

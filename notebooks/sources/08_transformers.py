@@ -95,7 +95,8 @@ assert abs(to_logits.sum().item()) < 1e-12
 #
 # If the entries of $q$ and $k$ are independent with variance 1, their product $q \cdot k$ is a sum of $d_k$ terms:
 # variance
-# $d_k$. At $d_k = 64$ logits differ by 8 and more, and $e^8 \approx 3000$. Divided by $\sqrt{d_k}$ their variance is 1 at any $d_k$.
+# $d_k$. At $d_k = 64$ logits easily differ by 8 and more, and $e^8 \approx 3000$. Divided by $\sqrt{d_k}$ their variance is 1
+# at any $d_k$.
 #
 # **Predict.** 16 keys, no division, $d_k = 1024$. The gradient that passes the softmax is (a) as good as 0 for every
 # query; (b) on average about a quarter of that at $d_k = 64$, and as good as 0 for most queries.
@@ -723,9 +724,10 @@ for ax in axes:
 # Chaotic as the figure: what the text below says of them is asserted.
 for (placement, steps), run in results.items():
     last, name = run.loss_by_epoch[:, :, -1], f"{placements[placement]}, {'with' if steps else 'no'} warm-up"
-    low, middle, high = np.sort(last[run.best])
-    print(f"{name:>21}: loss at 0.01 {np.median(last[2]):.1g}, at its best rate, {grid[run.best]}, ", end="")
-    print(f"{middle:.2g} ({low:.2g} to {high:.2g})")
+    for rate in (2, run.best):
+        low, middle, high = np.sort(last[rate])
+        print(f"{name:>21}: at {grid[rate]} {middle:.2g} ({low:.2g} to {high:.2g})")
+        name = "at its best rate"
 end = {key: np.median(run.loss_by_epoch[:, :, -1], axis=1) for key, run in results.items()}
 assert end["post", 0][2] > 1.5 * end["post", 54][2] and end["post", 0].min() < 1.1 * end["post", 54].min()
 assert all(end[placement, 0][3] > 1.2 * end[placement, 54][3] for placement in placements)
@@ -736,8 +738,8 @@ assert all(end[placement, 0][3] > 1.2 * end[placement, 54][3] for placement in p
 #
 # But now compare each network *at its own best rate*: in these three seeds, on this grid, Post-LN is no worse without
 # warm-up than with it. It needs a smaller rate, and then no warm-up. What warm-up buys is a wider range of rates that work; what it costs is two fifths
-# of this short training at tiny rates. (At 0.02 it helps both.) Six blocks are few; the deeper the network, the more
-# that range matters.
+# of this short training at smaller rates. (At 0.02 it helps both.) Six blocks are few; in a deeper network that range may
+# matter more.
 #
 # And the reason? "The gradient at the top is too large" cannot be all: Adam divides each gradient by its own size. Liu
 # and others (2020) point to what an *update* does to the output: Post-LN's branches have full weight, so that small
@@ -750,7 +752,7 @@ assert all(end[placement, 0][3] > 1.2 * end[placement, 54][3] for placement in p
 
 # %%
 for placement, label in placements.items():
-    norm = np.sqrt(np.nansum(results[placement, 0].gradient_norms[1] ** 2, axis=2))[:, 54:]  # (seeds, steps)
+    norm = results[placement, 0].total_norms[1][:, 54:]  # (seeds, steps): all parameters as one vector
     middle, largest, above = np.median(norm), np.median(norm.max(axis=1)), (norm > 1).mean()
     print(f"{label:>7}, epochs 3 to 5: median {middle:.1g}, largest {largest:.1g}, above 1: {above:.0%}")
     assert above > 0.8

@@ -581,6 +581,7 @@ patients = {"small weights": (small_found, small_spectrum), "waist": (waist_foun
 for name, (found, values) in patients.items():
     norm, left = found.series("activation_gradient_norm"), np.sum(values > 1e-11)
     kept = norm[0] / norm[-1]
+    assert np.abs(found.series("cosine")).max() < 0.05  # CORRELATION
     print(f"{name:>13}: gradient, layer 1 / layer 10 {kept:.1g}; {left} of 10 singular values left")
     assert (0.1 < kept < 0.4 and left == 1) if name == "waist" else (1e-6 < kept < 1e-4 and left == 10)
 
@@ -741,7 +742,7 @@ assert ends[64][0] < 1.02 * ends[64][1]
 # And a surprise, if you know the textbook curve, a U of the validation loss over the size of the network: from 2 to 64
 # units there is none. The largest network, with sixty parameters for each image, has the lowest validation loss (though
 # between 24 and 64 units the seeds overlap). Overfitting shows here along the *epochs*, not along the width; and at its
-# best rate, a small one, 60 epochs do not go so far: the loss at the end is the lowest one. That larger networks can
+# best rate, a small one, 60 epochs do not go so far: the loss at the end is about the lowest one. That larger networks can
 # generalize better has been found again and again (Zhang and others 2017; Belkin and others 2019). So do not choose the
 # size in order not to overfit: choose it large enough, and regularize.
 
@@ -864,18 +865,18 @@ assert low < medians["dropout"] < high and abs(medians["early stopping"] / media
 # **What you should see.** The U of L1 and L2: at λ = 0, off to the left, is the untreated network; towards the right the
 # penalty is all that counts, and the network underfits. Between them both lower the loss clearly and about halve the
 # errors. Dropout has its untreated end at the right, $p = 1$. At 0.8 and at 0.5 its loss lies within the range of the
-# untreated network's seeds, on either half: five seeds cannot tell which $p$ is better, or whether any helps. At 0.2 it
-# underfits. Early stopping brings nothing, because at the best rate of the untreated network the validation loss does
-# not rise in 60 epochs (section 7). Do not take the ranking for a law: it is one task of many, and a jury of some 220
+# untreated network's seeds (and so does that of the chosen $p$ on the second half): five seeds cannot tell which $p$ is
+# better, or whether any helps. At 0.2 it underfits. Early stopping brings nothing, because at the best rate of the
+# untreated network the validation loss hardly rises in 60 epochs (section 7). Do not take the ranking for a law: it is one task of many, and a jury of some 220
 # images. Take the method: one grid, several seeds, a second half.
 #
 # What is the difference between L1 and L2, if their losses are alike? Look at the weights of layer 1. Some belong to
-# pixels that are the same in all 150 images: no image asks for these weights, and *any* penalty takes them to 0. We leave
-# them out.
+# pixels that are the same in all 150 images: such a weight cannot tell one image from another, and says nothing about the
+# two penalties. We leave them out.
 
 # %%
 varies = few[0].std(dim=0) > 0
-print(f"{(~varies).sum()} of {len(varies)} pixels are the same in all images")
+print(f"{(~varies).sum()} of {len(varies)} pixels are the same in all 150 images")
 
 
 # %% [markdown]
