@@ -726,8 +726,8 @@ for (placement, steps), run in results.items():
     last, name = run.loss_by_epoch[:, :, -1], f"{placements[placement]}, {'with' if steps else 'no'} warm-up"
     for rate in (2, run.best):
         low, middle, high = np.sort(last[rate])
-        print(f"{name:>21}: at {grid[rate]} {middle:.2g} ({low:.2g} to {high:.2g})")
-        name = "at its best rate"
+        print(f"{name:>21}: rate {grid[rate]}, loss {middle:.2g} ({low:.2g} to {high:.2g})")
+        name = "and at its best"
 end = {key: np.median(run.loss_by_epoch[:, :, -1], axis=1) for key, run in results.items()}
 assert end["post", 0][2] > 1.5 * end["post", 54][2] and end["post", 0].min() < 1.1 * end["post", 54].min()
 assert all(end[placement, 0][3] > 1.2 * end[placement, 54][3] for placement in placements)
