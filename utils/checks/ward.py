@@ -1,10 +1,12 @@
 """The patients of the gradient clinic (lesson 10), and what each treatment makes of them."""
 
 import copy
+import dataclasses
 import functools
 import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,7 +32,7 @@ CURES: dict[str, dict] = {
     "batch normalization": {"normalization": "batch"},
     "biases back to 0": {"bias": 0.0},
     "clip the gradient": {"clip_norm": 1.0},
-    "warm-up": {"warmup_steps": 42},
+    "warm-up": {"warmup_steps": 63},
     "norm before each branch": {"norm_placement": "pre"},
     "smaller queries and keys": {"sharpness": 1.0},
     "a shorter sequence": {"length": 8},
@@ -113,7 +115,7 @@ _WARD: dict[int, tuple[str, str, tuple[str, ...], dict]] = {
         _MLP | {"depth": 3, "rate": 1e-6},
     ),
     12: (
-        "Half precision made it fast, and it stopped learning. Is it too deep?",
+        "I made it fast, and it stopped learning. Is it too deep?",
         "underflow",
         ("scale the loss",),
         _MLP | {"depth": 4, "share": 1e-7, "format": "float16"},
@@ -131,10 +133,10 @@ _WARD: dict[int, tuple[str, str, tuple[str, ...], dict]] = {
         _TOKENS | {"sharpness": 20.0},
     ),
     15: (
-        "I built it exactly as in the paper of 2017, only the learning rate is mine.",
+        "I built it from a famous paper, with Adam. Only the learning rate is mine, and I insist on it.",
         "post_norm",
-        ("norm before each branch",),
-        _TOKENS | {"depth": 8, "norm_placement": "post", "rate": 0.1},
+        ("norm before each branch", "warm-up"),
+        _TOKENS | {"depth": 6, "norm_placement": "post", "rate": 0.008, "optimizer": "adam"},
     ),
     16: (
         "My colleague says that it is too deep to train.",
@@ -147,7 +149,7 @@ _WARD: dict[int, tuple[str, str, tuple[str, ...], dict]] = {
 _RATES = (0.001, 0.01, 0.1)
 
 
-class _Through(nn.Module):
+class _Passage(nn.Module):
     """Hands on its input; backward, nothing at all (`cut`), or what the number format keeps."""
 
     def __init__(self, cut: bool = False, rounded: bool = False) -> None:
@@ -214,9 +216,9 @@ def _clinic_model(recipe: Mapping, seed: int) -> nn.Module:
         layers[3:4] = [narrow.blocks[0], narrow.readout]
     for place in range(len(layers), 0, -1):
         if r.get("format") == "float16":
-            layers.insert(place, _Through(rounded=True))
+            layers.insert(place, _Passage(rounded=True))
         if r.get("cut") == place:
-            layers.insert(place, _Through(cut=True))
+            layers.insert(place, _Passage(cut=True))
     return nn.Sequential(*layers, mlp.readout)
 
 
@@ -225,14 +227,20 @@ def _clinic_data(recipe: Mapping) -> data.Split:
         return data.delayed_recall(
             recipe["length"], noise=0.1, n_train=512, n_validation=256, dtype=torch.float64
         )
-    return data.digits(dtype=torch.float64)
+    split = data.digits(dtype=torch.float64)
+    if recipe["kind"] == "tokens":  # whole batches: Adam takes a step on the last three images for a gradient
+        whole = len(split.train_inputs) // 64 * 64
+        inputs, targets = split.train_inputs[:whole], split.train_targets[:whole]
+        split = dataclasses.replace(split, train_inputs=inputs, train_targets=targets)
+    return split
 
 
 class Patient:
     """One network of the clinic: measure it, `name` its disease, `treat` it.
 
     `model`, `inputs`, `targets`, `loss_fn` are what `utils.signals.measure` takes; `learning_rate` is the
-    owner's, or None; `layers` are the modules that count as layers; `complaint` is what the owner says.
+    owner's, or None, and `optimizer` "momentum" or "adam"; `layers` are the modules that count as layers;
+    `complaint` is what the owner says.
     """
 
     def __init__(self, number: int, seed: int = 0) -> None:
@@ -246,6 +254,7 @@ class Patient:
         self.inputs, self.targets = self.data.train_inputs[:64], self.data.train_targets[:64]
         self.loss_fn = _clinic_loss(self._recipe)
         self.learning_rate = self._recipe.get("rate")
+        self.optimizer = self._recipe.get("optimizer", "momentum")
         self.number_format = self._recipe.get("format")
         kinds = (networks.Block, networks.TransformerBlock, networks.RNNCell)
         self.layers = [kind for kind in kinds if any(isinstance(m, kind) for m in self.model.modules())]
@@ -275,32 +284,40 @@ class Patient:
         """Say whether that is the disease; if not, which measured figure speaks against it."""
         print(textwrap.fill(self._judgement(disease), WIDTH))
 
-    def treat(self, cure: str | None) -> None:
-        """Train it untreated and treated, each at its best rate of one grid, and say what happened."""
-        if cure is None:
+    def treat(self, *cures: str | None) -> Axes | None:
+        """Train it untreated and with each cure, each at its best rate: say and draw what happened.
+
+        The losses are drawn without the factor that an owner or a cure puts before them. None: no cure yet.
+        """
+        if not cures or None in cures:
             print("No cure yet: write one of checks.CURES between the brackets, and run the cell again.")
-            return
-        data.check_choice("cure", cure, CURES)
-        before, after = self.outcome("nothing"), self.outcome(cure)
-        better = after > max(0.7, before + 0.1)
-        verdict = (
-            "It trains: that is a cure."
-            if better
-            else "It trained before, and it trains now."
-            if before > 0.7
-            else "That was worth a try, and it is not a cure: look at the chart again."
-        )
-        text = f"Patient {self.number}: right on {before:.0%} of the validation examples untreated"
-        text += f", and on {after:.0%} after this: {cure}. {verdict}"
-        print(textwrap.fill(text, WIDTH))
+            return None
+        for cure in cures:
+            data.check_choice("cure", cure, CURES)
+        before = self._course("nothing")
+        courses = {"untreated": before} | {cure: self._course(cure) for cure in cures}
+        for cure in cures:
+            after = courses[cure]
+            text = f"Patient {self.number}: right on {before.right:.0%} of the validation examples untreated"
+            text += f", and on {after.right:.0%} after this: {cure}. {_verdict(before.right, after.right)}"
+            print(textwrap.fill(text, WIDTH))
+        named = {f"{name} ({course.rate_in_words})": course.history for name, course in courses.items()}
+        chance = math.log(int(self.data.train_targets.max()) + 1)
+        ax = plots.losses(named, chance=chance)
+        ax.set_ylim(0, 2 * chance)  # what explodes leaves the picture
+        return ax
 
     def outcome(self, cure: str) -> float:
-        """Share of validation examples that are right after 6 epochs with momentum, at the grid's best rate.
+        """Share of validation examples that are right after 6 epochs, at the grid's best rate.
 
-        Best by the training loss of the last epoch. Or at the rate on which the owner insists.
+        With momentum, or with the owner's optimizer. Best by the mean training loss of the last epoch; where
+        an owner insists on a rate, it is that.
         """
+        return self._course(cure).right
+
+    def _course(self, cure: str) -> "_Course":
         recipe = self._recipe | CURES[data.check_choice("cure", cure, CURES)]
-        return _clinic_outcome(tuple(sorted(recipe.items(), key=lambda item: item[0])), self.seed)
+        return _clinic_course(tuple(sorted(recipe.items(), key=lambda item: item[0])), self.seed)
 
     def _judgement(self, disease: str | None) -> str:
         if disease is None or disease is ...:
@@ -404,37 +421,58 @@ def _clinic_loss(recipe: Mapping) -> Callable:
     return lambda outputs, targets: share * F.cross_entropy(outputs, targets)
 
 
+class _Course(NamedTuple):
+    """How a training went: share of right validation examples, rate, history with the plain loss."""
+
+    right: float
+    rate: float | None
+    history: training.History
+
+    @property
+    def rate_in_words(self) -> str:
+        return "diverges at each rate" if self.rate is None else f"rate {self.rate:g}"
+
+
+def _verdict(before: float, after: float) -> str:
+    if after > max(0.7, before + 0.1):
+        return "It trains: that is a cure."
+    if before > 0.7:
+        return "It trained before, and it trains now." if after > 0.7 else "It trained before: that did harm."
+    return "That was worth a try, and it is not a cure: look at the chart again."
+
+
 @functools.lru_cache(maxsize=256)
-def _clinic_outcome(recipe: tuple, seed: int) -> float:
+def _clinic_course(recipe: tuple, seed: int) -> _Course:
     recipe = dict(recipe)
     split = _clinic_data(recipe)
-    share = recipe.get("share", 1.0)
     # A scaled loss is divided out of the step again, as GradScaler does.
-    scale = share * recipe.get("loss_scale", 1.0)
-    rates = [recipe["rate"]] if recipe.get("rate") else [rate / scale for rate in _RATES]
-    best = (math.inf, 0.0)
+    scale = recipe.get("share", 1.0) * recipe.get("loss_scale", 1.0)
+    rates = [recipe["rate"]] if recipe.get("rate") else list(_RATES)
+    best, lowest = None, math.inf
     for rate in rates:
         model = _clinic_model(recipe, seed)
         history = training.train(
             model,
             split,
             loss_fn=_clinic_loss(recipe),
-            optimizer="momentum",
-            learning_rate=rate,
+            optimizer=recipe.get("optimizer", "momentum"),
+            learning_rate=rate / scale,
             epochs=6,
             seed=seed,
             progress=False,
             clip_norm=recipe.get("clip_norm"),
             warmup_steps=recipe.get("warmup_steps", 0),
         )
-        if history.stopped:
-            continue
+        history = dataclasses.replace(history, train_loss=history.train_loss / scale)
         loss = float(history.train_loss[-history.steps_per_epoch :].mean())
+        if history.stopped or not loss < lowest:
+            best = best or _Course(0.0, None, history)
+            continue
         right = float(history.validation_accuracy[-1])
         if recipe.get("use_mode") == "train":
             right = _one_customer_at_a_time(model, split)
-        best = min(best, (loss, right))
-    return best[1]
+        best, lowest = _Course(right, rate, history), loss
+    return best
 
 
 @torch.no_grad()
