@@ -31,9 +31,9 @@ session.start(seed=0)
 # *10 minutes · warm-up · 2 points*
 #
 # Somebody builds `depth` blocks $x + a\,W\varphi(x)$, where $\varphi$ is a leaky ReLU: it multiplies negative numbers by
-# `slope`, and leaves the others as they are. The weights are independent, Gaussian, of mean 0, and *not* He's: their variance
-# times `fan_in` is `weight_var`. Half of the units are positive. The gradient may grow: before the first block, its *root*
-# mean square over many units may be `growth` times as large as behind the last one.
+# `slope`, and leaves the others as they are. The weights are independent, Gaussian, of mean 0, and *not* of He's size: their variance
+# times `fan_in` is `weight_var`. Half of the units are positive. On its way back the gradient grows: before the first block, its
+# *root* mean square over many units is to be `growth` times as large as behind the last one.
 #
 # Return the $a > 0$ at which it grows by just that, on average over weights (that is, the mean *square* grows by the square
 # of `growth`). Exactly: `depth` may be 3.
@@ -192,7 +192,7 @@ ax.set_ylim(0.1, 10);
 # %% [markdown]
 # She writes: "Neither of us sees a gradient that vanishes or explodes. The skips keep it at 1, so it goes straight from the loss to
 # the first layer, and mine need no number that depends on the depth." Then both train on the digits as in section 4 of
-# the lesson (24 units, three epochs at 0.03). Hers ends with a loss of about 1.8, as a *plain* network of 15 layers does;
+# the lesson (24 units, three epochs at 0.03). Hers ends with a loss of about 1.8, as a *plain* network (one without skips) of 15 layers does;
 # the other one's with about 0.14.
 #
 # Answer in five to nine sentences. What exactly is about 1 here, and what is it that goes straight to the first layer? Where does the
@@ -223,7 +223,7 @@ ax.set_ylim(0.1, 10);
 #   how alike the gradients of neighboring inputs are; and what it shows in either network. (Half a point without the outcomes. The scale
 #   or the gradient norm by layer: no point, for these are what agrees.)
 # - *Remedy:* weights of stream and branch whose squares add up to 1, with a branch of about 1/L; or branches that are 0 at
-#   the start. (Half a point for plain $a = 1/\sqrt L$: it learns, and its mean square grows to $e$.)
+#   the start. (Half a point for $a = 1/\sqrt L$ alone: it learns, and its mean square grows to $e$.)
 #
 # Take off one point, once, for "her gradient vanishes" or "the learning rate was too small" without more.
 
@@ -248,7 +248,7 @@ ax.set_ylim(0.1, 10);
 def open_share(scales):
     """The share of units that no ReLU has cut, from the first block to the last: a number."""
     ### BEGIN SOLUTION
-    # As long as a unit has not been cut, it has never noticed a ReLU: it is the plain sum of what was
+    # As long as a unit has not been cut, it has never noticed a ReLU: it is just the sum of what was
     # added. So it is open if all partial sums are positive. No layers needed, only sums.
     rng = np.random.default_rng(0)
     added = scales[:, None] * rng.normal(size=(len(scales), 200_000))
@@ -307,7 +307,7 @@ ax.set_ylim(1e-3, 1.2);
 #
 # $\binom{2n}{n}/4^n$, which is close to $1/\sqrt{\pi n}$ (Sparre Andersen 1953): 11 % after 30 blocks and 1.8 % after
 # a thousand, where coins would have left $2^{-1000}$. A unit that has been positive for long is far from 0. So a ReLU on the
-# stream does not make a plain network of it. It turns an exponential into a power, and it costs a power where the clean
+# stream does not make it a network without skips. It turns an exponential into a power, and it costs a power where the clean
 # stream of pre-activation costs nothing.
 #
 # </details>

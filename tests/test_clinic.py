@@ -44,7 +44,7 @@ def test_the_right_name_is_accepted_and_every_wrong_one_refused_with_a_number(nu
 def test_no_answer_yet_is_met_kindly(capsys):
     patient = checks.clinic(3)
     patient.name(None)
-    patient.treat(None)
+    assert patient.treat(None) is None
     said = capsys.readouterr().out
     assert "No name yet" in said
     assert "No cure yet" in said
@@ -80,6 +80,27 @@ def test_the_cure_trains_and_the_untreated_does_not(number):
     for cure in patient._cures:
         assert patient.outcome(cure) > max(0.7, untreated + 0.2), cure
     assert untreated < 0.65
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_post_norm_is_cured_by_warm_up_or_the_place_of_the_norm_and_not_by_clipping(seed):
+    patient = checks.clinic(15, seed)
+    untreated = patient.outcome("nothing")
+    assert untreated < 0.6
+    for cure in ("warm-up", "norm before each branch"):
+        assert patient.outcome(cure) > max(0.7, untreated + 0.2), cure
+    assert patient.outcome("clip the gradient") < 0.65
+
+
+@pytest.mark.slow
+def test_a_treatment_draws_the_losses_of_all_that_were_trained_each_at_its_rate(capsys):
+    ax = checks.clinic(5).treat("critical random weights", "clip the gradient")
+    assert capsys.readouterr().out.count("Patient 5") == 2
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels[0] == "untreated (diverges at each rate)"
+    assert re.fullmatch(r"critical random weights \(rate 0\.0*1\)", labels[1])
+    assert ax.get_ylim()[1] < 5
 
 
 @pytest.mark.slow

@@ -50,7 +50,7 @@ def loudest_branch(loudest: Callable, seed: int) -> None:
         ),
         (
             scale(square, passed=weight_var / 2),
-            "That is for a plain ReLU: the leak lets something back as well.",
+            "That is for a ReLU without a leak: the leak lets something back as well.",
         ),
         (scale(square, passed=weight_var), "As if the activation let everything back as it is."),
         (
