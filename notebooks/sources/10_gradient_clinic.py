@@ -49,7 +49,7 @@ assert abs(factor - 0.29) < 0.01
 # |---|---|---|---|
 # | 1. Does a trainable parameter get no gradient? | `notes` of `measure` | a detached branch ([06](06_residual_connections.ipynb)) | vanishing: there the gradient is tiny, here there is none |
 # | 2. Is the loss before step 0 infinite, or far *above* ln(classes)? | `loss` | exploding ([07](07_gradient_clipping.ipynb)) | a learning rate that is too large: then step 0 is fine |
-# | 3. Does the gradient fall toward layer 1? | SCALE | slope ([02](02_sigmoid_saturation.ipynb)), weights ([04](04_initialization.ipynb)), time ([07](07_gradient_clipping.ipynb)) | each other: ask slope, then weight scale |
+# | 3. Does the gradient fall toward layer 1, layer by layer (not to exactly 0 at once)? | SCALE | slope ([02](02_sigmoid_saturation.ipynb)), weights ([04](04_initialization.ipynb)), time ([07](07_gradient_clipping.ipynb)) | each other: ask slope, then weight scale |
 # | 4. Does it grow toward layer 1? | SCALE | large weights, or BatchNorm without skips ([05](05_batch_norm.ipynb)) | each other: with BatchNorm the forward variance is flat |
 # | 5. Do all inputs become alike? | CORRELATION | collapse ([04](04_initialization.ipynb)) | vanishing: SCALE is flat here |
 # | 6. Are units silent on all inputs? | `dead_share` | dead units ([03](03_relu_and_variants.ipynb)) | the half of units that is silent on one input |
@@ -260,7 +260,7 @@ for name, title in checks.DIAGNOSES.items():
     print(f"{name:22} {title}")
 
 # %% [markdown]
-# And these the cures:
+# And these the cures. (The warm-up is three of the six epochs long, clipping is to a norm of 1.)
 
 # %%
 for cure in checks.CURES:
@@ -639,7 +639,8 @@ assert [finding.disease for finding in report.findings] == ["post_norm"]
 # %%
 def findings(seed, norm_first=False, **options):
     torch.manual_seed(seed)
-    return diagnosis.diagnose(Tokens(norm_first).double(), images, classes, F.cross_entropy, **options).findings
+    model = Tokens(norm_first).double()
+    return diagnosis.diagnose(model, images, classes, F.cross_entropy, **options).findings
 
 
 # %%
