@@ -508,10 +508,9 @@ ax = plt.subplots()[1]
 laws = {name: theory.kernel_autocorrelation(kernel)[:25] for name, kernel in kernels.items()}
 for name, gradients in lines.items():
     plots.curve(np.arange(25), autocorrelation(gradients), label=name, xlabel="points apart", ax=ax)
-    plots.curve(np.arange(25), laws[name], kind="theory", label="theory", ax=ax)
-ax.set(ylabel="autocorrelation of the gradient", ylim=(-0.65, 1.05))
-ax.get_legend().set_ncols(2)
-ax.get_legend().set_loc("lower center")
+    plots.curve(np.arange(25), laws[name], kind="theory", label="theory" if name == "plain" else "", ax=ax)
+ax.set(ylabel="autocorrelation of the gradient", ylim=(-0.5, 1.05))
+ax.legend(loc="lower center", ncols=3);
 
 # %% [markdown]
 # Between neighboring points:
