@@ -130,7 +130,7 @@ class Notebook:
             )
             page.wait_for_selector('body[data-jp-theme-light="false"]', state="attached")
 
-    def run_all(self, timeout: float = 180.0) -> list[str]:
+    def run_all(self, timeout: float = 500.0) -> list[str]:
         """Run every cell and wait for the kernel; returns what went to error or stderr."""
         self.page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
         done = """() => { const cells = window.jupyterapp.shell.currentWidget.content.widgets
