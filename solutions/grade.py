@@ -37,20 +37,12 @@ import grading_execute
 import grading_feedback
 import grading_report
 import grading_sandbox
-from grading_book import COURSE, Book, BookError
+from grading_book import Book, BookError
 from grading_examine import CannotGradeError, NotebookSpec, printable
 from grading_report import GRADED, NOT_GRADED, PARTLY, WAITING, Row
 from grading_sandbox import Limits, Sandbox, SandboxError
 
 ROOT = Path(__file__).resolve().parent.parent
-# What nbgrader's formgrader has to know, to be used from the folder that the grades are in.
-FORMGRADER = '''"""Written by solutions/grade.py, for `make formgrader`."""
-
-c = get_config()
-c.CourseDirectory.course_id = {course!r}
-c.CourseDirectory.source_directory = {source!r}
-c.CourseDirectory.db_url = {url!r}
-'''
 VERSION = 2  # of the rules below: what an older version graded is graded again
 
 
@@ -126,11 +118,15 @@ def _files_in(folder: Path) -> dict[str, bytes]:
     return found
 
 
+def _folders(source: Path) -> list[Path]:
+    """The folders of the assignments: those with a notebook in them."""
+    return [path for path in sorted(source.iterdir()) if path.is_dir() and any(path.glob("*.ipynb"))]
+
+
 def assignments(options: Options, book: Book) -> list[Assignment]:
     """The assignments, entered into the gradebook where they are new or changed."""
     found = []
-    folders = [p for p in sorted(options.source.iterdir()) if p.is_dir() and any(p.glob("*.ipynb"))]
-    folders = [folder for folder in folders if not options.only or folder.name in options.only]
+    folders = [f for f in _folders(options.source) if not options.only or f.name in options.only]
     missing = set(options.only) - {folder.name for folder in folders}
     if missing or not folders:
         what = f"called {', '.join(sorted(missing))} " if missing else ""
@@ -326,19 +322,19 @@ def handed_in(
     there = {student.name: _inside(student) for student in class_}
     names = {name for found in there.values() for name in found}
     taken = [task for task in tasks if task.name in names or task.name in options.only]
-    known = {path.name for path in options.source.iterdir() if path.is_dir()}
+    known = {folder.name for folder in _folders(options.source)}
     said = []
     if missing := [task.name for task in tasks if task not in taken]:
         said.append(f"Nobody handed in {', '.join(missing)}.")
     if others := sorted((names & known) - {task.name for task in tasks}):
         said.append(f"Not asked for, and not in this report: {', '.join(others)}.")
     for student, found in there.items():
-        strange = [
-            n for n, path in found.items() if n not in known and (path.is_dir() or n.endswith(".ipynb"))
-        ]
-        if strange := sorted(name for name in strange if not name.startswith(".")):
-            names = ", ".join(map(printable, strange))
-            said.append(f"{printable(student)} has {names}, which is no folder of an assignment.")
+        unknown = sorted(name for name in found.keys() - known if not name.startswith("."))
+        strange = [printable(name) for name in unknown if found[name].is_dir() or name.endswith(".ipynb")]
+        if strange:
+            said.append(
+                f"{printable(student)} has {', '.join(strange)}, which is no folder of an assignment."
+            )
     return taken, said
 
 
@@ -388,11 +384,9 @@ def _run(options: Options, feedback: bool) -> tuple[list[Row], list[str]]:
                         )
             if feedback:
                 _write_feedback(pairs, options, book)
-            formgrader = options.out / "nbgrader_config.py"
-            grading_report.write(
-                formgrader, FORMGRADER.format(course=COURSE, url=options.url, source=str(options.source))
-            )
-            formgrader.chmod(0o600)  # a gradebook's address may have a password in it
+            settings = options.out / grading_book.CONFIG
+            grading_report.write(settings, grading_book.settings_of_formgrader(options.source, options.url))
+            settings.chmod(0o600)  # a gradebook's address may have a password in it
             grading_report.write(options.out / "grades.csv", grading_report.as_csv(rows))
             grading_report.write(options.out / "grades.html", grading_report.as_page(rows, left_out))
         return rows, left_out

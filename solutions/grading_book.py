@@ -60,6 +60,17 @@ def settings(source: Path) -> Path | None:
     return path if path.is_file() else None
 
 
+def settings_of_formgrader(source: Path, url: str) -> str:
+    """What nbgrader's formgrader has to know, to be used from the folder that the grades are in."""
+    return f'''"""Written by solutions/grade.py, for `make formgrader`."""
+
+c = get_config()
+c.CourseDirectory.course_id = {COURSE!r}
+c.CourseDirectory.source_directory = {str(source)!r}
+c.CourseDirectory.db_url = {url!r}
+'''
+
+
 def release(root: Path, name: str, source: Path, released: Path, url: str) -> None:
     """Enters an assignment into the gradebook as `nbgrader generate_assignment` does.
 

@@ -72,14 +72,14 @@ def told(value, deep=0):
         return {"dict": [[told(k, deep + 1), told(v, deep + 1)] for k, v in value.items()]}
     if isinstance(value, torch.nn.Module):
         modules, parameters = list(value.modules()), list(value.parameters())
-        return {
-            "strange": type(value).__name__,
+        model = {
             "state": {name: told(part) for name, part in value.state_dict().items()},
             "modes": [module.training for module in modules],
             "hooks": [[list(getattr(module, kind)) for kind in hooks] for module in modules],
             "asks": [parameter.requires_grad for parameter in parameters],
             "gradients": [told(parameter.grad) for parameter in parameters],
         }
+        return {"strange": type(value).__name__, "model": model}
     if callable(value):
         return {"function": getattr(value, "__name__", "your_function")}
     return {"strange": type(value).__name__}
@@ -194,9 +194,6 @@ class Strange:
         return f"<{self.name}>"
 
 
-_OF_A_MODEL = ("state", "modes", "hooks", "asks", "gradients")
-
-
 def _value(told: dict, deep: int = 0) -> object:
     """The plain value that JSON from the kernel stands for. Raises whatever nonsense in it leads to."""
     import numpy as np
@@ -204,7 +201,7 @@ def _value(told: dict, deep: int = 0) -> object:
 
     if deep > DEEPEST:
         raise ValueError("too deep")
-    ((kind, data),) = [(k, v) for k, v in told.items() if k not in _OF_A_MODEL]
+    ((kind, data),) = [(k, v) for k, v in told.items() if k != "model"]
     match kind:
         case "value":
             if not isinstance(data, None | bool | int | float | str):
@@ -262,14 +259,15 @@ def _write_back(given: object, told: dict) -> None:
     import torch
 
     if isinstance(given, torch.nn.Module):
-        given.load_state_dict({name: _value(part) for name, part in told["state"].items()})
-        for module, mode, hooks in zip(given.modules(), told["modes"], told["hooks"], strict=True):
+        left = told["model"]
+        given.load_state_dict({name: _value(part) for name, part in left["state"].items()})
+        for module, mode, hooks in zip(given.modules(), left["modes"], left["hooks"], strict=True):
             module.training = bool(mode)
             for kind, keys in zip(HOOKS, hooks, strict=True):
                 before = getattr(module, kind)
                 after = OrderedDict((key, before.get(key, _left_by_the_answer)) for key in map(int, keys))
                 setattr(module, kind, after)
-        parameters = zip(given.parameters(), told["asks"], told["gradients"], strict=True)
+        parameters = zip(given.parameters(), left["asks"], left["gradients"], strict=True)
         for parameter, asks, gradient in parameters:
             parameter.requires_grad_(bool(asks))
             parameter.grad = _value(gradient)

@@ -397,6 +397,8 @@ def test_every_key_in_the_gradebook_leads_somewhere(tmp_path):
 def test_what_the_report_leaves_out_is_named(tmp_path):
     for path in ("source/one", "source/two", "source/three", "submitted/ada/one", "submitted/ada/tow"):
         (tmp_path / path).mkdir(parents=True)
+        (tmp_path / path / "notebook.ipynb").write_text("{}")
+    (tmp_path / "source" / "no assignment").mkdir()
     (tmp_path / "submitted" / "bob").mkdir()
     (tmp_path / "submitted" / "bob" / "two.ipynb").write_text("{}")
     (tmp_path / "submitted" / "eve").symlink_to(tmp_path / "source")
