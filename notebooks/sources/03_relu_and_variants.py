@@ -28,6 +28,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from utils import data, explorers, networks, pictures, plots, session, signals, theory
+from utils.session import parallel_map
 from utils.training import sweep, train
 
 session.start(seed=0)
@@ -338,12 +339,12 @@ def network(activation, gain, depth=10, **settings):
 
 # %% [markdown]
 # **Predict.** Sigmoid sat at 2.303. Does ReLU train with Xavier's weights? And how much does the factor of $\sqrt2$ matter, for
-# no more than ten layers?
+# no more than ten layers? (`parallel_map` gives what a loop over the names would give, on several cores at a time.)
 
 # %%
-trained = {"sigmoid, Xavier": sweep(network("sigmoid", 1.0), digits, **plan)}
-trained["ReLU, Xavier"] = sweep(network("relu", 1.0), digits, **plan)
-trained["ReLU, He"] = sweep(network("relu", math.sqrt(2)), digits, **plan)
+makers = {"sigmoid, Xavier": network("sigmoid", 1.0), "ReLU, Xavier": network("relu", 1.0)}
+makers["ReLU, He"] = network("relu", math.sqrt(2))
+trained = parallel_map(lambda name: sweep(makers[name], digits, **plan), makers)
 ends = [np.median(run.loss_by_epoch[run.best, :, -1]) for run in trained.values()]
 assert ends[0] > 2.29 > 2 > ends[1] > ends[2] + 0.3
 
@@ -372,16 +373,12 @@ for name, run in trained.items():
 # Now the whole family, each with its own forward gain and its own best rate.
 
 # %%
+def at_forward_gain(name):
+    return sweep(network(name, theory.critical_gains(name)[0]), digits, **plan)
+
+
 family_runs = {"relu": trained["ReLU, He"]}
-for name in ("leaky_relu", "prelu", "elu"):
-    family_runs[name] = sweep(network(name, theory.critical_gains(name)[0]), digits, **plan)
-
-# %% [markdown]
-# (Three more.)
-
-# %%
-for name in ("selu", "gelu", "silu"):
-    family_runs[name] = sweep(network(name, theory.critical_gains(name)[0]), digits, **plan)
+family_runs |= parallel_map(at_forward_gain, ("leaky_relu", "prelu", "elu", "selu", "gelu", "silu"))
 
 # %% [markdown]
 # Markers are medians, bars the range of five seeds.
@@ -861,7 +858,7 @@ def last_cosine(model):
 # Same grid, same five seeds, each at its best rate:
 
 # %%
-leaks = {0.0: deep} | {leak: sweep(with_leak(leak), digits, **deep_plan) for leak in (0.5, -0.5)}
+leaks = {0.0: deep} | parallel_map(lambda leak: sweep(with_leak(leak), digits, **deep_plan), (0.5, -0.5))
 left = {leak: run.loss_by_epoch[run.best, :, -1] for leak, run in leaks.items()}
 for leak, loss in left.items():
     print(f"leak {leak:4.2g}: loss {np.median(loss):.2g} ({loss.min():.2g} to {loss.max():.2g}), ", end="")
@@ -968,9 +965,9 @@ def default_with_leak(seed):
 
 # %%
 short = plan | {"epochs": 6}
-leaky = sweep(default_with_leak, digits, **short)
-rescaled = sweep(network("relu", math.sqrt(6), initialization="pytorch_default"), digits, **short)
-default = sweep(starts["PyTorch default"], digits, **short)
+makers = {"default": starts["PyTorch default"], "leaky": default_with_leak}
+makers["rescaled"] = network("relu", math.sqrt(6), initialization="pytorch_default")
+default, leaky, rescaled = parallel_map(lambda name: sweep(makers[name], digits, **short), makers).values()
 stuck, cured = (run.loss_by_epoch[run.best, :, -1] for run in (leaky, rescaled))
 assert stuck.min() > 2.25 and np.median(cured) < 1.7
 

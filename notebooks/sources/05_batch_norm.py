@@ -30,6 +30,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from utils import data, explorers, networks, pictures, plots, session, signals, theory
+from utils.session import parallel_map
 from utils.training import sweep, train
 
 session.start(seed=0)
@@ -407,9 +408,10 @@ def sigmoids(norm):
 
 # %% [markdown]
 # **Predict**, with those numbers in mind: which of the three curves will leave the line of guessing?
+# (`parallel_map` gives what a loop over the names would give, on several cores at a time.)
 
 # %%
-ten_layers = {name: sweep(sigmoids(norm), digits, **course) for name, norm in norms.items()}
+ten_layers = parallel_map(lambda name: sweep(sigmoids(norms[name]), digits, **course), norms)
 ax = plots.sweeps(ten_layers, chance=math.log(10), log_y=False)
 ax.set_ylim(0, 2.8)
 ax.get_legend().set_loc("lower left");
@@ -660,14 +662,14 @@ def relus(depth, norm):
     return lambda seed: normalized(seed, depth=depth, normalization=norm, width=24)
 
 
-shallow = {name: sweep(relus(10, norms[name]), digits, **course) for name in ("none", "BatchNorm")}
+shallow = parallel_map(lambda name: sweep(relus(10, norms[name]), digits, **course), ("none", "BatchNorm"))
 
 # %% [markdown]
 # The deep ones cost more: the same five rates, but three seeds and four epochs.
 
 # %%
 few = course | {"seeds": range(3), "epochs": 4}
-deep = {name: sweep(relus(50, norms[name]), digits, **few) for name in ("none", "BatchNorm")}
+deep = parallel_map(lambda name: sweep(relus(50, norms[name]), digits, **few), ("none", "BatchNorm"))
 
 # %% [markdown]
 # Each at its best rate:
@@ -933,7 +935,7 @@ def follow(kind, rate, seed, steps=90):
 
 # %%
 kinds = ("none", "BatchNorm", "noisy BatchNorm")
-noise = {kind: sweep(fifteen(kind), digits, **course) for kind in kinds}
+noise = parallel_map(lambda kind: sweep(fifteen(kind), digits, **course), kinds)
 followed = {kind: [follow(kind, grid[noise[kind].best], seed) for seed in range(5)] for kind in kinds}
 
 # %% [markdown]

@@ -30,6 +30,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from utils import data, explorers, networks, pictures, plots, session, signals, theory
+from utils.session import parallel_map
 from utils.training import sweep
 
 session.start(seed=0)
@@ -111,9 +112,10 @@ makers["residual, 50 layers"] = deep(50, branch_scale=50**-0.5, **residual)
 
 # %% [markdown]
 # **Predict.** Order the three by *training* loss in the fifth epoch, and then by *validation* accuracy after it.
+# (`parallel_map` gives what a loop over the names would give, on several cores at a time.)
 
 # %%
-trained = {name: sweep(make, digits, learning_rates=grid, **plan) for name, make in makers.items()}
+trained = parallel_map(lambda name: sweep(makers[name], digits, learning_rates=grid, **plan), makers)
 
 # %% [markdown]
 # Medians and ranges of three seeds; mind the logarithmic scale.
@@ -301,7 +303,8 @@ treated |= {"a = 1/√30": small_branches, "a = 1/√30, frozen": partial(frozen
 
 # %%
 low_grid = (1e-6, 1e-3, 0.01, 0.03)
-runs_of = {k: sweep(v, digits, learning_rates=low_grid, **plan | {"epochs": 3}) for k, v in treated.items()}
+few = plan | {"learning_rates": low_grid, "epochs": 3}
+runs_of = parallel_map(lambda name: sweep(treated[name], digits, **few), treated)
 
 # %% [markdown]
 # Medians of the mean loss in epoch 3; a rate at which one of the seeds ends in infinity or NaN is called "diverged".
@@ -597,7 +600,7 @@ for name, make in {"zero-initialized": zero_initialized, "ReZero": rezero}.items
 
 # %%
 starts = {"zero-initialized": zero_initialized, "ReZero": rezero}
-nothing = {name: sweep(make, digits, learning_rates=grid, **plan) for name, make in starts.items()}
+nothing = parallel_map(lambda name: sweep(starts[name], digits, learning_rates=grid, **plan), starts)
 nothing = {"a = 1/√L": trained["residual, 50 layers"]} | nothing
 
 # %%
@@ -689,9 +692,9 @@ def original(seed):
 
 
 # %%
-placed = {"original": original, "branch ends in ReLU": deep(50, skip=True, normalization="batch")}
-placed["pre-activation"] = deep(50, normalization="batch", **residual)
-placed = {name: sweep(make, digits, learning_rates=grid, **plan) for name, make in placed.items()}
+places = {"original": original, "branch ends in ReLU": deep(50, skip=True, normalization="batch")}
+places["pre-activation"] = deep(50, normalization="batch", **residual)
+placed = parallel_map(lambda name: sweep(places[name], digits, learning_rates=grid, **plan), places)
 
 # %% [markdown]
 # The scale is wider this time:
@@ -824,8 +827,8 @@ def ends(model):
 # Medians of three networks of each kind:
 
 # %%
-for name, options in recipes.items():
-    several = [ends(thousand(seed, **options)) for seed in range(3)]
+all_ends = parallel_map(lambda name: [ends(thousand(s, **recipes[name])) for s in range(3)], recipes)
+for name, several in all_ends.items():
     variance, gradient, cosine = np.median(several, axis=0)
     print(f"{name:>8}: variance × {variance:.2g}, gradient × {gradient:.2g}, cosine {cosine:.2g}")
 assert 1 < variance < 6 and 1 < gradient < 4
@@ -852,9 +855,11 @@ def twenty_steps(model):
 
 
 # %%
-losses = {}
-for name, options in recipes.items():
-    losses[name] = np.array([twenty_steps(thousand(seed, **options)) for seed in range(2)])
+def losses_of(name):
+    return np.array([twenty_steps(thousand(seed, **recipes[name])) for seed in range(2)])
+
+
+losses = parallel_map(losses_of, recipes)
 
 # %% [markdown]
 # Two seeds each:

@@ -31,6 +31,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from utils import data, explorers, networks, plots, session, signals, theory
+from utils.session import parallel_map
 from utils.training import sweep, train
 
 session.start(seed=0)
@@ -688,17 +689,21 @@ def row_transformer(placement):
 # **Predict.** Which of the four networks fails at the larger rates? And at each one's own best rate, which is best?
 
 # %%
-grid, results = (0.001, 0.003, 0.01, 0.02), {}
+grid = (0.001, 0.003, 0.01, 0.02)
 plan = {"learning_rates": grid, "seeds": range(3), "optimizer": "adam", "epochs": 5, "batch_size": 50}
-for placement in placements:
-    results[placement, 0] = sweep(row_transformer(placement), rows, record_gradients=True, **plan)
+plan["record_gradients"] = True
+
+
+def trained(case):
+    placement, steps = case
+    return sweep(row_transformer(placement), rows, warmup_steps=steps, **plan)
+
 
 # %% [markdown]
-# The same, with warm-up:
+# Four networks, twelve trainings of each. (`parallel_map` gives what a loop would give, on several cores at a time.)
 
 # %%
-for placement in placements:
-    results[placement, 54] = sweep(row_transformer(placement), rows, warmup_steps=54, **plan)
+results = parallel_map(trained, [(placement, steps) for steps in (0, 54) for placement in placements])
 
 # %% [markdown]
 # The loss of the last epoch at every rate:
@@ -924,12 +929,21 @@ def readouts(model):
 # Three networks, before training and after eight epochs:
 
 # %%
-before, after, plan = [], [], {"optimizer": "adam", "learning_rate": 0.01, "epochs": 8, "batch_size": 50}
-for seed in range(3):
+plan = {"optimizer": "adam", "learning_rate": 0.01, "epochs": 8, "batch_size": 50, "progress": False}
+
+
+def before_and_after(seed):
     model = row_transformer("pre")(seed)
-    before.append(readouts(model))
-    train(model, rows, seed=seed, progress=False, **plan)
-    after.append(readouts(model))
+    found = readouts(model)
+    train(model, rows, seed=seed, **plan)
+    return found, readouts(model)
+
+
+# %% [markdown]
+# From three seeds:
+
+# %%
+before, after = zip(*parallel_map(before_and_after, range(3)).values(), strict=True)
 
 # %% [markdown]
 # Median and range of the three:

@@ -216,10 +216,11 @@ names = {"SGD": "sgd", "momentum": "momentum", "RMSProp": "rmsprop", "Adam": "ad
 small = tanh_network(10, 0.3)
 
 # %% [markdown]
-# Four optimizers, five rates, three seeds:
+# Four optimizers, five rates, three seeds. (`parallel_map` gives what a loop over the names would give, on several cores
+# at a time.)
 
 # %%
-rescued = {name: sweep(small, digits, optimizer=key, **plan) for name, key in names.items()}
+rescued = session.parallel_map(lambda name: sweep(small, digits, optimizer=names[name], **plan), names)
 
 # %% [markdown]
 # And beside them, what lesson 04 would do: momentum, from $\sigma_w = 1$.
@@ -669,7 +670,8 @@ def relu_network(width, depth=2):
 # Four rates, five seeds, each width:
 
 # %%
-by_width = {n: sweep(relu_network(n), choose, optimizer="adam", **course) for n in (2, 8, 24, 64)}
+widths = (2, 8, 24, 64)
+by_width = session.parallel_map(lambda n: sweep(relu_network(n), choose, optimizer="adam", **course), widths)
 
 # %% [markdown]
 # Three of the four, at the rate 0.01, at which the training loss gets lowest, over the epochs:
@@ -789,10 +791,13 @@ treatments |= {("dropout", keep): (with_dropout(keep), {}) for keep in (0.8, 0.5
 # The untreated network was trained in section 7.
 
 # %%
+def treat(key):
+    make, penalty = treatments[key]
+    return sweep(make, choose, optimizer="adam", **(course | rates), **penalty)
+
+
 results = {("nothing", 0): by_width[64]}
-for key, (make, penalty) in treatments.items():
-    if key not in results:
-        results[key] = sweep(make, choose, optimizer="adam", **(course | rates), **penalty)
+results |= session.parallel_map(treat, [key for key in treatments if key not in results])
 
 # %% [markdown]
 # Validation loss after the last epoch, each at its own best rate. The dotted line is the network without treatment.
@@ -1065,7 +1070,6 @@ depths = (1, 2, 4, 8, 16)
 widths = {L: min(range(4, 100), key=lambda n: abs(parameters(L, n) - 6000)) for L in depths}
 print("width by depth:", widths)
 assert all(abs(parameters(L, n) / 6000 - 1) < 0.03 for L, n in widths.items())
-answers = {L: cross_validate(relu_network(widths[L], L)) for L in depths}
 
 
 # %% [markdown]
@@ -1078,8 +1082,12 @@ def residual_network(seed):
     return networks.DeepMLP(16, widths[16], skip=True, branch_scale=0.25, seed=seed, **settings)
 
 
+# %% [markdown]
+# Six networks, five folds, four rates:
+
 # %%
-answers["16 + skips"] = cross_validate(residual_network)
+makers = {L: relu_network(widths[L], L) for L in depths} | {"16 + skips": residual_network}
+answers = session.parallel_map(lambda name: cross_validate(makers[name]), makers)
 
 # %% [markdown]
 # Each depth at the rate with fewest errors, mean and standard deviation over the folds:
