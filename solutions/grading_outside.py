@@ -39,7 +39,7 @@ import base64, contextlib, io, json, pickle, random, sys, warnings
 import numpy, torch
 
 def array(value, deep):
-    if value.dtype.kind == "O" and value.size < 10000 and deep < 20:
+    if value.dtype.kind == "O" and value.size < 10000 and deep < deepest:
         return {"objects": [list(value.shape), [told(part, deep + 1) for part in value.flat]]}
     if value.dtype.kind not in "biufc":
         return {"strange": "an array of " + str(value.dtype)}
@@ -65,10 +65,10 @@ def told(value, deep=0):
         return {"scalar": array(numpy.asarray(value), deep)}
     if isinstance(value, numpy.ndarray):
         return array(value, deep)
-    if isinstance(value, (list, tuple, set, frozenset)) and deep < 20:
+    if isinstance(value, (list, tuple, set, frozenset)) and deep < deepest:
         kind = next(k.__name__ for k in (list, tuple, set, frozenset) if isinstance(value, k))
         return {kind: [told(part, deep + 1) for part in value]}
-    if isinstance(value, dict) and deep < 20:
+    if isinstance(value, dict) and deep < deepest:
         return {"dict": [[told(k, deep + 1), told(v, deep + 1)] for k, v in value.items()]}
     if isinstance(value, torch.nn.Module):
         modules, parameters = list(value.modules()), list(value.parameters())
@@ -163,7 +163,7 @@ def asked(source: str) -> tuple[Asked, ...]:
 def expression(name: str, inputs: str | None, seed: int) -> str:
     """What the kernel has to evaluate: what `name` is, or, with pickled inputs, what it makes of them."""
     given = f'"name": {name!r}, "inputs": {inputs!r}, "seed": {seed!r}'
-    given += f', "most": {LARGEST_ANSWER}, "hooks": {HOOKS}'
+    given += f', "most": {LARGEST_ANSWER}, "hooks": {HOOKS}, "deepest": {DEEPEST}'
     evaluate = f"(lambda n: (__import__('builtins').exec({_IN_KERNEL!r}, n), n['answer'])[1])"
     return f"{evaluate}({{{given}, 'user': globals()}})"
 

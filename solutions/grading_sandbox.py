@@ -143,6 +143,7 @@ def _environment(home: str) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
+        "LOKY_MAX_CPU_COUNT": "1",  # what a lesson gives to several processes stays in the kernel
     }
 
 

@@ -163,6 +163,14 @@ submission(
     "right-with-libraries", WAITS, FULL, double=with_first("import numpy as np, unittest, random, decimal")
 )
 submission("right-and-talkative", WAITS, FULL, double=with_first("for i in range(3000): print(i)"))
+submission(
+    "right-with-a-lessons-parallel-map",  # which starts no process here, for a sandbox bears few
+    WAITS,
+    FULL,
+    double="import os\nfrom utils.session import parallel_map\ndef double(x):\n"
+    "    found = parallel_map(lambda factor: (factor * x, os.getpid()), (1, 2))\n"
+    "    return found[2][0] if {process for _, process in found.values()} == {os.getpid()} else None",
+)
 submission("right-with-own-tests", WAITS, FULL, double=with_first("%matplotlib inline\n!true\ntotal = 3\n"))
 submission(
     "right-with-given-file", WAITS, FULL, double=with_first("assert open('given.txt').read() == 'given'")

@@ -349,6 +349,31 @@ def test_a_leak_of_the_other_sign_leaves_units_alive_and_does_not_cure():
     assert cosine[0.3] < cosine[0] < cosine[-0.3]
 
 
+class LeakOnTheWayBack(nn.Module):
+    """ReLU to the last digit; its gradient is a leaky ReLU's of slope 0.3."""
+
+    def forward(self, z):
+        leaky = F.leaky_relu(z, 0.3)
+        return leaky + (F.relu(z) - leaky).detach()
+
+
+def test_the_model_answers_treatment_does_what_it_says_there():
+    """Exercise 4's model answer: its control keeps units alive and the cosines ReLU's, and does not cure."""
+
+    def make(seed):
+        model = thirty_layers(0.0)(seed)
+        for block in model.blocks:
+            block.activation = LeakOnTheWayBack()
+        return model
+
+    assert torch.allclose(make(0)(DIGITS.train_inputs), thirty_layers(0.0)(0)(DIGITS.train_inputs))
+    plan = {"learning_rates": (0.002, 0.02, 0.06), "seeds": range(5), "epochs": 4, "batch_size": 75}
+    loss = sweep(make, DIGITS, **plan).loss_by_epoch[:, :, -1]
+    diverged = np.isnan(loss).sum(axis=1)
+    assert diverged[0] == 0 and set(diverged[1:]) <= {2, 3}
+    assert np.nanmedian(loss, axis=1).min() >= 2.265
+
+
 def test_the_gain_of_a_leak_depends_on_its_square_alone():
     for leak in (0.3, -0.3):
         z = data.gaussian_batch(4000, 100, seed=1)

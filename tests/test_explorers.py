@@ -91,6 +91,14 @@ def test_an_update_goes_to_the_displayed_picture(monkeypatch):
     assert shown[-1]["text/plain"] == "depth 8, 1" and shown[-1]["text/html"] == explorer.to_html()
 
 
+def test_where_no_kernel_runs_the_names_of_many_controls_are_lines(monkeypatch):
+    names = [f"{what} of the {which} layer" for what in ("mean", "variance") for which in ("first", "last")]
+    controls = {name: explorers.Slider(name, (0, 1), 0) for name in names}
+    explorer = explorers.Explorer(controls, Figure(), lambda _, **__: "", ())
+    lines = displayed(explorer, monkeypatch)[0]._repr_mimebundle_()["text/plain"].splitlines()
+    assert len(lines) == 3 and max(map(len, lines)) <= 80  # JupyterLab breaks a longer one within a word
+
+
 def test_what_a_stored_notebook_keeps_reads_without_a_kernel(monkeypatch):
     panel, picture, tries = displayed(small_explorer(), monkeypatch)
     assert panel._repr_mimebundle_()["text/plain"] == (

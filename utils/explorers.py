@@ -2,6 +2,7 @@
 
 import functools
 import html
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -164,7 +165,9 @@ class Explorer:
         reset.layout.margin = "2px 2px 6px 160px"
         reset.on_click(self.reset)
         moves = "; ".join(control.summary() for control in self.controls.values())
-        display(_Panel([*self.controls.values(), reset], f"Run this cell to move {moves}."))
+        # In lines, because JupyterLab breaks one that is too long within a word.
+        sentence = textwrap.fill(f"Run this cell to move {moves}.", 80)
+        display(_Panel([*self.controls.values(), reset], sentence))
         fallback = pictures.bundle(self._figure)["image/png"]
         stored = {"text/html": self._picture(fallback), "image/png": fallback, "text/plain": self.sentence}
         self._handle = display(stored, raw=True, display_id=True)
@@ -803,7 +806,7 @@ def residual_stream() -> Explorer:
         paths.set(xlabel="branches on the path", xlim=(-1, longest + 1), ylim=(0, top), title="PATHS")
         kind, squared = names[normalization], flow.gradient_norms[0] ** 2
         return (
-            f"{depth} blocks, branch scale {branch_scale:.2g}, {kind}: the mean square of the stream ends at "
+            f"{depth} blocks, branch scale {branch_scale:.3g}, {kind}: the mean square of the stream ends at "
             f"{signal[-1]:.2g} (theory {flow.second_moments[-1]:.2g}); the squared gradient at the start "
             f"is {gradient[0]:.2g} times that at the end (theory {squared:.2g}). The average path of the "
             f"gradient passes {mean:.2g} branches."
@@ -942,6 +945,10 @@ def optimizer_chain() -> Explorer:
         for values, label in ((gradients, "gradient"), (updates, "update")):
             values = np.maximum(values, lowest)
             plots.curve(position[1:], values, label=label, kind="line", log_y=True, ax=right)
+        if (
+            right.get_legend()._ncols == 1
+        ):  # built once; above the panel, where it covers neither line nor label
+            right.legend(loc="lower right", bbox_to_anchor=(1.0, 0.98), **plots.LEGEND)
         plots.guide(right, rate, "learning rate")
         right.set(xlabel="step", ylabel="mean size in a weight", xlim=(0, steps), ylim=(lowest / 10, 1e4))
         signal = (1 - start**depth) * start ** (depth - 1)
@@ -1076,6 +1083,7 @@ def recurrence() -> Explorer:
         plots.guide(state, 1, "")
         state.set(xlabel="steps back in time", ylabel="gradient by the state", xlim=(-1, longest + 1))
         plots.snap(state, (1e-8, 1e8), (1e-20, 1e20), (1e-40, 1e40))
+        state.get_legend().set_loc("lower left")  # where neither line comes soon
         plots.curve(back[:-1], sizes, label="as it is", log_y=True, ax=parts)
         plots.curve(back[:-1], sizes * factor, label="clipped", ax=parts)
         plots.guide(parts, threshold, "threshold")

@@ -222,7 +222,7 @@ for axis in (ax.xaxis, ax.yaxis, ax.zaxis):
     axis.set_pane_color((0, 0, 0, 0))
 ax.set(xlabel="w", ylabel="b", zlabel="loss", zticks=(0, 0.2, 0.4))
 ax.view_init(elev=48, azim=62)
-ax.legend(loc="upper left")
+ax.legend(loc="upper left", frameon=True, framealpha=1, facecolor="#43536b", labelcolor="white")
 pictures.describe(ax, f"The loss over w and b: a plain and a smooth wall. {jump}");
 
 # %% [markdown]

@@ -154,8 +154,8 @@ def cells(page, selector=".jp-CodeCell"):
             yield cell
 
 
-# Text whose colour is too close to what lies behind it, as (text, contrast); WCAG 2.2, 1.4.3.
-FAINT_TEXT = """() => {
+# Of an element: text whose colour is too close to what lies behind it, as (text, contrast); WCAG 2.2, 1.4.3.
+FAINT_TEXT = """root => {
   const channels = color => color.match(/[\\d.]+/g).map(Number);
   const luminance = color => {
     const [r, g, b] = channels(color).map(c => c / 255)
@@ -171,7 +171,7 @@ FAINT_TEXT = """() => {
   };
   const faint = [];
   const outputs = '.jp-OutputArea-output, .jp-OutputArea-output *';
-  for (const element of document.querySelectorAll(outputs)) {
+  for (const element of root.querySelectorAll(outputs)) {
     const text = [...element.childNodes].filter(n => n.nodeType === 3).map(n => n.data.trim()).join('');
     if (!text || !element.getClientRects().length || element.closest('style')) continue;
     const style = getComputedStyle(element);
@@ -182,8 +182,8 @@ FAINT_TEXT = """() => {
   }
   return faint;
 }"""
-# Pictures without words: our own must say what they show, and no bare <img> may stand for them.
-MUTE_PICTURES = """() => [...document.querySelectorAll('.jp-OutputArea-output :is(img, svg, .gid-picture)')]
+# Of an element: pictures without words. Our own must say what they show; no bare <img> may stand for them.
+MUTE_PICTURES = """root => [...root.querySelectorAll('.jp-OutputArea-output :is(img, svg, .gid-picture)')]
   .filter(e => e.getClientRects().length && !e.alt)
   .filter(e => !e.closest('[role="img"][aria-label]:not([aria-label=""])'))
   .filter(e => !e.querySelector('img[alt]:not([alt=""])'))

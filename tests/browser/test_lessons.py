@@ -22,7 +22,7 @@ def check_lesson(page, address, lesson):
     assert notebook.run_all() == []
     explorers = 0
     for cell in cells(page):
-        assert page.evaluate(MUTE_PICTURES) == []
+        assert cell.evaluate(MUTE_PICTURES) == []
         if cell.locator(".gid-slider").count():
             explorers += 1
             check_explorer(page, cell)

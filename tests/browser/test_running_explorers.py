@@ -26,7 +26,7 @@ def test_a_running_explorer_is_legible(page, address, theme):
     notebook = Notebook(page, address, LESSON, theme)
     assert notebook.run_all() == []
     for cell in cells(page):
-        assert page.evaluate(FAINT_TEXT) == []
+        assert cell.evaluate(FAINT_TEXT) == []
         if cell.locator(".gid-slider").count():
             assert cell.locator(".gid-picture svg:visible").count() == 1
 
