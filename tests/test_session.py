@@ -93,21 +93,30 @@ class TestParallelMap:
     def one_core(self, monkeypatch):
         monkeypatch.setattr(joblib, "cpu_count", lambda: 1)
 
-    def test_each_case_has_its_result_from_another_process_with_one_thread_and_no_bar(self, two_cores):
-        def spoil(_):
+    def test_cases_run_at_the_same_time_elsewhere_with_one_thread_and_no_bar(self, two_cores, tmp_path):
+        def met(x, what):
+            """Whether the other case has begun, too; each waits for it."""
+            (tmp_path / f"{what}{x}").touch()
+            end = time.monotonic() + 60
+            while not (tmp_path / f"{what}{3 - x}").exists() and time.monotonic() < end:
+                time.sleep(0.01)
+            return time.monotonic() < end
+
+        def spoil(x):
             torch.set_num_threads(2)
             os.environ["TQDM_DISABLE"] = "0"
-            time.sleep(0.3)  # long enough for the other process to take the other case
+            return met(x, "spoil")
 
         def look(x):
-            time.sleep(0.3)
-            return x**2, os.getpid(), torch.get_num_threads(), os.environ["TQDM_DISABLE"]
+            return met(x, "look"), os.getpid() == here, torch.get_num_threads(), os.environ["TQDM_DISABLE"]
 
-        session.parallel_map(spoil, (1, 2))
-        found = session.parallel_map(look, (3, 1, 2))
-        squares, processes, *settings = zip(*found.values(), strict=True)
-        assert list(found) == [3, 1, 2] and squares == (9, 1, 4) and settings == [(1, 1, 1), ("1", "1", "1")]
-        assert os.getpid() not in processes and len(set(processes)) == 2
+        here = os.getpid()
+        assert session.parallel_map(spoil, (2, 1)) == {2: True, 1: True}
+        assert session.parallel_map(look, (2, 1)) == dict.fromkeys((2, 1), (True, False, 1, "1"))
+
+    def test_results_are_in_the_order_of_the_cases(self, two_cores):
+        found = session.parallel_map(lambda x: (time.sleep(x / 10), x**2)[1], (3, 1, 2))
+        assert list(found.items()) == [(3, 9), (1, 1), (2, 4)]
 
     @pytest.mark.parametrize("cores", ["two_cores", "one_core"])
     def test_each_case_draws_from_seed_0_and_nobody_elses_draws_change(self, request, cores):
@@ -192,7 +201,7 @@ class TestParallelMap:
             run("joblib.cpu_count = lambda: 2")
             assert run(doubled) == ([], ["[2, 4] False\n"])
             for waiting in ("parallel_map(lambda x: time.sleep(40), (1, 2))", "time.sleep(40)"):
-                threading.Timer(1, manager.interrupt_kernel).start()
+                threading.Timer(3, manager.interrupt_kernel).start()
                 started = time.monotonic()
                 assert run(waiting) == (["KeyboardInterrupt"], [])
                 assert time.monotonic() - started < 20
