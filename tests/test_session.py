@@ -93,6 +93,7 @@ class TestParallelMap:
     def one_core(self, monkeypatch):
         monkeypatch.setattr(joblib, "cpu_count", lambda: 1)
 
+    @pytest.mark.slow  # processes start
     def test_cases_run_at_the_same_time_elsewhere_with_one_thread_and_no_bar(self, two_cores, tmp_path):
         def met(x, what):
             """Whether the other case has begun, too; each waits for it."""
@@ -114,11 +115,12 @@ class TestParallelMap:
         assert session.parallel_map(spoil, (2, 1)) == {2: True, 1: True}
         assert session.parallel_map(look, (2, 1)) == dict.fromkeys((2, 1), (True, False, 1, "1"))
 
+    @pytest.mark.slow  # processes start
     def test_results_are_in_the_order_of_the_cases(self, two_cores):
         found = session.parallel_map(lambda x: (time.sleep(x / 10), x**2)[1], (3, 1, 2))
         assert list(found.items()) == [(3, 9), (1, 1), (2, 4)]
 
-    @pytest.mark.parametrize("cores", ["two_cores", "one_core"])
+    @pytest.mark.parametrize("cores", [pytest.param("two_cores", marks=pytest.mark.slow), "one_core"])
     def test_each_case_draws_from_seed_0_and_nobody_elses_draws_change(self, request, cores):
         request.getfixturevalue(cores)
         session.start(seed=0)
@@ -148,6 +150,7 @@ class TestParallelMap:
         assert session.parallel_map(lambda x: x, range(9)) == {x: x for x in range(9)}
         assert asked == [session.MOST_PROCESSES]
 
+    @pytest.mark.slow  # processes start
     def test_an_error_names_its_case_and_its_line(self, two_cores):
         def inverse(x):
             return 1 / x
@@ -162,6 +165,7 @@ class TestParallelMap:
         found = session.parallel_map(lambda x: (x, lock.locked(), os.getpid()), "ab")
         assert found == {x: (x, False, os.getpid()) for x in "ab"}
 
+    @pytest.mark.slow  # processes start
     def test_where_a_process_dies_all_is_computed_here_and_the_next_call_has_processes_again(self, two_cores):
         here = os.getpid()
         die = lambda x: x if os.getpid() == here else os._exit(1)  # noqa: E731 - a def would be sent by name
