@@ -128,10 +128,7 @@ class TestParallelMap:
         session.start(seed=5)
         later = draw()
         session.start(seed=5)
-        found = session.parallel_map(
-            lambda _: (random.random(), np.random.rand(), torch.rand(1).item()),  # noqa: NPY002
-            "abc",
-        )
+        found = session.parallel_map(lambda _: draw(), "abc")
         assert found == dict.fromkeys("abc", expected)
         assert draw() == later
 

@@ -29,6 +29,9 @@ def test_a_running_explorer_is_legible(page, address, theme):
         assert cell.evaluate(FAINT_TEXT) == []
         if cell.locator(".gid-slider").count():
             assert cell.locator(".gid-picture svg:visible").count() == 1
+    assert (
+        page.locator("body").evaluate(FAINT_TEXT) == []
+    )  # once more, for what JupyterLab may have drawn late
 
 
 def test_a_slow_drag_shows_every_value_and_a_fast_one_ends_at_the_last(page, address):
