@@ -14,8 +14,8 @@ PACKAGE = ROOT / "utils"
 NUMBERS = ["data", "theory", "initialization", "networks", "signals", "diagnosis", "training"]
 MAY_IMPORT = {
     "pictures": [],
-    "session": ["pictures"],
     "data": [],
+    "session": ["pictures", "data"],
     "theory": [],
     "initialization": ["data", "theory"],
     "networks": ["data", "theory", "initialization"],

@@ -38,9 +38,19 @@ def test_one_thread_and_three_digits():
     assert str(torch.tensor([1 / 3])) == "tensor([0.333])"
 
 
-@pytest.mark.parametrize("seed", [-1, 2**32, 1.5, "a", None, True])
-def test_a_bad_seed_is_one_sentence(seed):
-    with pytest.raises(ValueError, match=r"seed must be an integer from 0 to 2\*\*32 - 1, got"):
+@pytest.mark.parametrize(
+    ("seed", "kind"),
+    [
+        (-1, ValueError),
+        (2**32, ValueError),
+        (1.5, TypeError),
+        ("a", TypeError),
+        (None, TypeError),
+        (True, TypeError),
+    ],
+)
+def test_a_bad_seed_is_one_sentence(seed, kind):
+    with pytest.raises(kind, match=r"seed must be an integer from 0 to 2\*\*32 - 1, got"):
         session.start(seed)
 
 

@@ -1,10 +1,13 @@
 """The course's data, all of it on this machine: handwritten digits and Gaussian batches."""
 
 import math
-from collections.abc import Iterable
+import random
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Integral, Real
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -115,6 +118,18 @@ def delayed_recall(
 def seeded_generator(seed: int) -> torch.Generator:
     """A random generator of its own, so that no draw reads or moves torch's global random state."""
     return torch.Generator().manual_seed(check_seed(seed))
+
+
+@contextmanager
+def random_state_kept(gpus: Iterable[int] = ()) -> Iterator[None]:
+    """Inside, draw as you like: torch, NumPy and Python have their random state back afterwards."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 (others draw from it)
+    try:
+        with torch.random.fork_rng(devices=gpus):
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
 
 
 # The checks behind the arguments of the package. Each returns the value, or raises one sentence that says

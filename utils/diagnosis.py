@@ -1148,9 +1148,8 @@ def _dead_by_chance(cosine: float, count: int) -> float:
     P(all z_i < 0) for equally correlated normal z: the mean of ndtr(-t sqrt(c / (1 - c)))**count over t.
     """
     cosine = min(max(0.0 if math.isnan(cosine) else cosine, 0.0), 1 - 1e-9)
-    t = np.linspace(
-        -8, 8, 2001
-    )  # a grid: close to cosine 1 the integrand is a step, which no polynomial fits
+    # A grid: close to cosine 1 the integrand is a step, which no polynomial fits.
+    t = np.linspace(-8, 8, 2001)
     density = np.exp(-(t**2) / 2)
     below = ndtr(-t * math.sqrt(cosine / (1 - cosine))) ** count
     return float(below @ density / density.sum())

@@ -945,10 +945,7 @@ def optimizer_chain() -> Explorer:
         for values, label in ((gradients, "gradient"), (updates, "update")):
             values = np.maximum(values, lowest)
             plots.curve(position[1:], values, label=label, kind="line", log_y=True, ax=right)
-        if (
-            right.get_legend()._ncols == 1
-        ):  # built once; above the panel, where it covers neither line nor label
-            right.legend(loc="lower right", bbox_to_anchor=(1.0, 0.98), **plots.LEGEND)
+        plots.legend_above(right)
         plots.guide(right, rate, "learning rate")
         right.set(xlabel="step", ylabel="mean size in a weight", xlim=(0, steps), ylim=(lowest / 10, 1e4))
         signal = (1 - start**depth) * start ** (depth - 1)

@@ -113,6 +113,17 @@ def guide(ax: Axes, value: float, label: str, *, vertical: bool = False) -> Axes
     return ax
 
 
+def legend_above(ax: Axes, *, right: float = 1.0, **options) -> Axes:
+    """Put a panel's legend on one line above it, where it covers no data.
+
+    right: where it ends, as a share of the panel's width; options as for `Axes.legend`. The panel must have a
+    legend.
+    """
+    if ax.get_legend()._ncols == 1:  # an explorer draws often, and a legend is built once
+        ax.legend(loc="lower right", bbox_to_anchor=(right, 0.98), **LEGEND | options)
+    return ax
+
+
 def losses(
     histories: Mapping[str, History],
     *,
@@ -265,10 +276,9 @@ def dashboard(
     value_range.set_title("RANGE")
     margin = max(0.5, 0.03 * len(rank))  # so that no marker is cut
     spectrum.set_xlim(1 - margin, len(rank) + margin)
-    # Above the panel, where it covers no data; that of SCALE ends between the columns, clear of its title.
-    for ax, right in ((scale, 1.1), (value_range, 1.05)):
-        if ax.get_legend()._ncols == 1:  # built once
-            ax.legend(loc="lower right", bbox_to_anchor=(right, 0.98), fontsize=10.5, **LEGEND)
+    # That of SCALE ends between the columns, clear of its title.
+    legend_above(scale, right=1.1, fontsize=10.5)
+    legend_above(value_range, right=1.05, fontsize=10.5)
     return axes
 
 

@@ -3,9 +3,8 @@
 import os
 import random
 import traceback
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, requires, version
 from pickle import PicklingError
 
@@ -20,9 +19,10 @@ from packaging.requirements import Requirement
 from tqdm.auto import tqdm
 
 from utils import pictures
+from utils.data import check_seed, random_state_kept
 
 DISTRIBUTION = "gradients-in-depth"
-MOST_PROCESSES = 4  # each holds a torch of its own, some 300 MB
+MOST_PROCESSES = 4  # each holds a torch of its own, and with what it computes up to 700 MB
 
 
 def start(seed: int = 0) -> None:
@@ -30,13 +30,9 @@ def start(seed: int = 0) -> None:
 
     One thread, because results then do not depend on how many cores the machine has, and because small
     networks run faster and more evenly on it. Figures are shown as themed pictures with a text alternative.
-    Raises `ValueError` when `seed` is not an integer in [0, 2³²).
+    Raises `TypeError` when `seed` is no integer, and `ValueError` when it is not in [0, 2³²).
     """
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise ValueError(f"seed must be an integer from 0 to 2**32 - 1, got {seed!r}.")
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - the learner's own cells may draw from it
-    torch.manual_seed(seed)
+    _seed_all(check_seed(seed))
     torch.set_num_threads(1)
     np.set_printoptions(precision=3, suppress=False, linewidth=100)
     torch.set_printoptions(precision=3, linewidth=100)
@@ -114,22 +110,15 @@ def _in_a_process(function: Callable, case: Hashable) -> tuple[object, Exception
 
 
 def _from_seed_0(function: Callable, case: Hashable) -> object:
-    with _random_state_kept():
-        random.seed(0)
-        np.random.seed(0)  # noqa: NPY002 - as in `start`
-        torch.manual_seed(0)
+    with random_state_kept():
+        _seed_all(0)
         return function(case)
 
 
-@contextmanager
-def _random_state_kept() -> Iterator[None]:
-    state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        random.setstate(state)
-        np.random.set_state(numpy_state)  # noqa: NPY002
+def _seed_all(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - the learner's own cells may draw from it
+    torch.manual_seed(seed)
 
 
 def _progress(what: Iterable, total: int) -> tqdm:

@@ -6,7 +6,6 @@ gradients come from hooks on the output tensors, which, unlike full backward hoo
 """
 
 import math
-import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from utils.data import check_batch, check_integer, check_number
+from utils.data import check_batch, check_integer, check_number, random_state_kept
 from utils.theory import FORMATS as FORMAT_DTYPES
 from utils.theory import activation_module, number_format
 
@@ -532,21 +531,17 @@ def _left_as_it_was(model: nn.Module) -> Iterator[None]:
     parameters = [
         (p, p.requires_grad, p.grad) for m in modules for p in m._parameters.values() if p is not None
     ]
-    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 (a model may draw there)
     fast_path = torch.backends.mha.get_fastpath_enabled()
     gpus = {p.device.index for p, _, _ in parameters if p.is_cuda}
     try:
-        with torch.random.fork_rng(devices=gpus):
-            torch.backends.mha.set_fastpath_enabled(
-                False
-            )  # it passes over the layers of a frozen Transformer
+        with random_state_kept(gpus):
+            # The fast path passes over the layers of a frozen Transformer.
+            torch.backends.mha.set_fastpath_enabled(False)
             for parameter, _, _ in parameters:
                 parameter.grad = None  # so that a model that calls backward itself adds nothing to it
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)  # noqa: NPY002
         for registry, binding in bindings:
             registry.clear()
             registry.update(binding)
@@ -667,9 +662,8 @@ def _update_ratio(learning_rate: float | None, gradient_norm: float, norm: float
     if learning_rate is None:
         return None
     update = learning_rate * gradient_norm
-    return (
-        update / norm if norm else update * math.inf
-    )  # from zero weights: infinite, or NaN without an update
+    # From zero weights: infinite, or NaN without an update.
+    return update / norm if norm else update * math.inf
 
 
 def _parameter_signals(

@@ -304,9 +304,8 @@ def night_chart(number: int) -> Sequence[Axes]:
     inputs, targets = digits.train_inputs[:64], digits.train_targets[:64]
     found = signals.measure(model, inputs, targets, F.cross_entropy, layers=networks.Block)
     values = signals.jacobian_singular_values(model, inputs[0])
-    return plots.dashboard(
-        found, np.where(values > 1e-12 * values.max(), values, 0.0)
-    )  # the rest is rounding
+    rounding = 1e-12 * values.max()
+    return plots.dashboard(found, np.where(values > rounding, values, 0.0))
 
 
 @exercise(
