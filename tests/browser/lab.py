@@ -16,6 +16,7 @@ from playwright.sync_api import Page, sync_playwright
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 LESSONS = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
+THEMES = ("JupyterLab Light", "JupyterLab Dark")
 
 # Chromium's own services would each try to reach a network that a test must not need.
 CHROMIUM_FLAGS = [
@@ -47,9 +48,14 @@ def find_chromium() -> str | None:
 
 
 @contextmanager
-def jupyterlab(root: Path, scratch: Path):
-    """Serve `root` with a JupyterLab that keeps its own files in `scratch`; yields its address."""
+def jupyterlab(root: Path, scratch: Path, whole: bool = False):
+    """Serve `root` with a JupyterLab that keeps its own files in `scratch`; yields its address.
+
+    whole: draw all cells of a notebook, and not, as JupyterLab does otherwise, only those in sight.
+    """
     settings = {"@jupyterlab/docmanager-extension/plugin": {"autosave": False}}
+    if whole:
+        settings["@jupyterlab/notebook-extension/tracker"] = {"windowingMode": "none"}
     folders = {
         name: scratch / name for name in ("config", "data", "runtime", "ipython", "settings", "workspaces")
     }
@@ -117,18 +123,20 @@ def chromium(executable: str):
 class Notebook:
     """One notebook, open in one page. `problems` holds what the console called an error."""
 
-    def __init__(self, page: Page, address: str, path: str, theme: str = "JupyterLab Light"):
+    def __init__(self, page: Page, address: str, path: str):
         self.page = page
         self.problems: list[str] = []
         page.on("pageerror", lambda error: self.problems.append(str(error)))
         page.on("console", lambda message: message.type == "error" and self.problems.append(message.text))
         page.goto(f"{address}/lab/tree/{path}?reset", wait_until="domcontentloaded")
         page.wait_for_function(READY, timeout=90_000)
-        if theme != "JupyterLab Light":
-            page.evaluate(
-                "theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", theme
-            )
-            page.wait_for_selector('body[data-jp-theme-light="false"]', state="attached")
+
+    def change_theme(self, theme: str) -> None:
+        """Change to one of THEMES, and wait for it."""
+        self.page.evaluate(
+            "theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", theme
+        )
+        self.page.wait_for_selector(f'body[data-jp-theme-name="{theme}"]', state="attached")
 
     def run_all(self, timeout: float = 500.0) -> list[str]:
         """Run every cell and wait for the kernel; returns what went to error or stderr."""

@@ -1,28 +1,45 @@
 """Every stored lesson, opened and not run: legible in both themes, also where nobody trusts it."""
 
+import shutil
+
 import pytest
 
-from tests.browser.lab import FAINT_TEXT, LESSONS, MUTE_PICTURES, Notebook, cells
+from tests.browser.lab import FAINT_TEXT, LESSONS, MUTE_PICTURES, NOTEBOOKS, THEMES, Notebook, jupyterlab
 
 pytestmark = pytest.mark.browser
 
+# Every output of the notebook is in the page, and every picture of them is loaded.
+DRAWN = """() => {
+  const stored = window.jupyterapp.shell.currentWidget.content.widgets
+    .flatMap(cell => cell.model.type === 'code' ? cell.model.outputs.toJSON() : []);
+  return stored.length && stored.length === document.querySelectorAll('.jp-OutputArea-output').length
+    && [...document.images].every(image => image.complete);
+}"""
 
-@pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """A JupyterLab that draws whole lessons, so that one question reaches all that they show."""
+    folder = tmp_path_factory.mktemp("lab")
+    shutil.copytree(NOTEBOOKS, folder / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    with jupyterlab(folder / "notebooks", folder, whole=True) as address:
+        yield address
+
+
 @pytest.mark.parametrize("lesson", LESSONS)
-def test_stored_lesson_is_legible_in_both_themes_and_untrusted(page, address, lesson, theme):
+def test_stored_lesson_is_legible_in_both_themes_and_untrusted(page, address, lesson):
     # A copy that nobody trusted: JupyterLab strips the SVG, and the PNG inside must show instead.
-    Notebook(page, address, f"{lesson}.ipynb", theme)
-    pictures = 0
-    for cell in cells(page):
-        assert cell.evaluate(FAINT_TEXT) == []
-        assert cell.evaluate(MUTE_PICTURES) == []
-        for picture in cell.locator(".gid-picture").all():
-            pictures += 1
+    notebook = Notebook(page, address, f"{lesson}.ipynb")
+    page.wait_for_function(DRAWN, timeout=60_000)
+    for theme in THEMES:
+        notebook.change_theme(theme)
+        assert page.locator("body").evaluate(FAINT_TEXT) == []
+        assert page.locator("body").evaluate(MUTE_PICTURES) == []
+        pictures = page.locator(".jp-OutputArea-output .gid-picture").all()
+        assert pictures
+        for picture in pictures:
             shown = picture.locator("img:visible, svg:visible")
             assert shown.count() == 1
             assert shown.bounding_box()["height"] > 100
             leftovers = picture.locator("> div").bounding_box()["height"]
             assert leftovers < 5 or picture.locator("svg").count(), "words of the stripped SVG show"
-    assert pictures >= 1
-    whole = page.locator("body")  # once more, for what JupyterLab may have drawn late
-    assert whole.evaluate(FAINT_TEXT) == whole.evaluate(MUTE_PICTURES) == []
