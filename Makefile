@@ -44,7 +44,7 @@ lab: environment ## Open JupyterLab on the first lesson (installs what it needs 
 	$(RUN) -m jupyter lab --ServerApp.root_dir=. $(LAB_ARGS) notebooks/00_start_here.ipynb
 
 # BEGIN STAFF
-# Not reordered: few tests in a file does not mean short ones, and the browser's, which come first, are the longest.
+# Not reordered: few tests in a file does not mean short ones, and the lessons, which come first, are the longest.
 test: environment ## Run the whole suite: units, every notebook, every explorer in a browser
 	$(RUN) -m pytest -n 2 --dist loadscope --no-loadscope-reorder $(PYTEST_ARGS)
 

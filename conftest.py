@@ -4,6 +4,7 @@ import functools
 import os
 import subprocess
 import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -16,6 +17,14 @@ os.environ.update(TQDM_DISABLE="1", OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OP
 os.environ.pop("MPLBACKEND", None)
 _ipython = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
 os.environ["IPYTHONDIR"] = _ipython.name
+# Run in a namespace of its own: a name that a lesson forgot to import must stay missing.
+_startup = Path(_ipython.name, "profile_default", "startup", "course.py")
+_startup.parent.mkdir(parents=True)
+_code = Path(__file__).parent / "tests" / "kernel_startup.py"
+_startup.write_text(f"exec(open({str(_code)!r}, encoding='utf-8').read(), {{}})")
+if "COURSE_RESULTS" not in os.environ:  # the workers have that of the process that started them
+    _results = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    os.environ["COURSE_RESULTS"] = _results.name
 
 # Property tests try the same examples everywhere, and a slow machine is not a failure.
 settings.register_profile("course", deadline=None, derandomize=True)

@@ -9,6 +9,8 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 
 from notebooks.build import build
@@ -129,7 +131,8 @@ def test_strict_nbval_compares_words_numbers_and_pictures_and_no_paths(tmp_path)
         (tmp_path / f"{name}.ipynb").write_text(text)
     shutil.copy(ROOT / "conftest.py", tmp_path)
     (tmp_path / "tests").mkdir()
-    shutil.copy(ROOT / "tests" / "same_pictures.py", tmp_path / "tests")
+    for name in ("same_pictures.py", "kernel_startup.py"):
+        shutil.copy(ROOT / "tests" / name, tmp_path / "tests")
     options = [
         "--nbval",
         "--nbval-current-env",
@@ -141,3 +144,26 @@ def test_strict_nbval_compares_words_numbers_and_pictures_and_no_paths(tmp_path)
     assert failed == {"other_picture", "other_number", "other_sentence", "forgotten_semicolon"}
     assert "10 passed" in said
     assert "Picture 1 differs from the one that is stored" in said
+
+
+def test_a_browsers_kernel_takes_over_what_one_of_nbval_computed_after_the_same_cells(tmp_path):
+    log = tmp_path / "log"
+    cells = [
+        f"factor, log = 3, {str(log)!r}",
+        "from utils.session import parallel_map\n\n\ndef times(case):\n    with open(log, 'a') as file:\n"
+        "        file.write('.')\n    return factor * case\n",
+        "assert not {'hashlib', 'os', 'pickle', 'Path', 'session', 'compute'} & set(dir())\n"
+        "[parallel_map(times, [2]), parallel_map(times, [5])]",
+    ]
+
+    def run(*cells: str, **environment: str) -> tuple[str, int]:
+        """What the last cell shows, and how many times something was computed."""
+        log.write_text("")
+        client = NotebookClient(new_notebook(cells=[new_code_cell(cell) for cell in cells]))
+        done = client.execute(env=os.environ | {"COURSE_RESULTS": str(tmp_path)} | environment)
+        return done.cells[-1].outputs[0]["data"]["text/plain"], len(log.read_text())
+
+    browser = {"COURSE_RESULTS_READ": "1"}
+    assert run(*cells) == run(*cells) == ("[{2: 6}, {5: 15}]", 2)  # nbval computes
+    assert run(*cells, **browser) == ("[{2: 6}, {5: 15}]", 0)
+    assert run(cells[0].replace("3", "4"), *cells[1:], **browser) == ("[{2: 8}, {5: 20}]", 2)

@@ -73,7 +73,8 @@ def jupyterlab(root: Path, scratch: Path, whole: bool = False):
         "JUPYTER_CONFIG_DIR": str(folders["config"]),
         "JUPYTER_DATA_DIR": str(folders["data"]),
         "JUPYTER_RUNTIME_DIR": str(folders["runtime"]),
-        "IPYTHONDIR": str(folders["ipython"]),
+        "IPYTHONDIR": os.environ.get("IPYTHONDIR", str(folders["ipython"])),
+        "COURSE_RESULTS_READ": "1",  # see tests/kernel_startup.py
     }
     command = [
         sys.executable,
