@@ -9,10 +9,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Locator, Page, sync_playwright
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 LESSONS = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
@@ -39,6 +40,13 @@ ERRORS = """() => window.jupyterapp.shell.currentWidget.content.widgets
   .flatMap(cell => cell.model.outputs.toJSON())
   .filter(output => output.output_type === 'error' || output.name === 'stderr')
   .map(output => output.evalue ?? output.text)"""
+# Every output of the notebook is in the page, also below what is in sight, and every picture is loaded.
+DRAWN = """() => {
+  const outputs = window.jupyterapp.shell.currentWidget.content.widgets
+    .flatMap(cell => cell.model.type === 'code' ? cell.model.outputs.toJSON() : []);
+  return outputs.length && outputs.length === document.querySelectorAll('.jp-OutputArea-output').length
+    && [...document.images].every(image => image.complete);
+}"""
 
 
 def find_chromium() -> str | None:
@@ -48,14 +56,9 @@ def find_chromium() -> str | None:
 
 
 @contextmanager
-def jupyterlab(root: Path, scratch: Path, whole: bool = False):
-    """Serve `root` with a JupyterLab that keeps its own files in `scratch`; yields its address.
-
-    whole: draw all cells of a notebook, and not, as JupyterLab does otherwise, only those in sight.
-    """
+def jupyterlab(root: Path, scratch: Path):
+    """Serve `root` with a JupyterLab that keeps its own files in `scratch`; yields its address."""
     settings = {"@jupyterlab/docmanager-extension/plugin": {"autosave": False}}
-    if whole:
-        settings["@jupyterlab/notebook-extension/tracker"] = {"windowingMode": "none"}
     folders = {
         name: scratch / name for name in ("config", "data", "runtime", "ipython", "settings", "workspaces")
     }
@@ -132,6 +135,10 @@ class Notebook:
         page.goto(f"{address}/lab/tree/{path}?reset", wait_until="domcontentloaded")
         page.wait_for_function(READY, timeout=90_000)
 
+    def wait_until_drawn(self) -> None:
+        """Wait until every output is there to look at."""
+        self.page.wait_for_function(DRAWN, timeout=60_000)
+
     def change_theme(self, theme: str) -> None:
         """Change to one of THEMES, and wait for it."""
         self.page.evaluate(
@@ -152,15 +159,12 @@ class Notebook:
         return self.page.evaluate(ERRORS)
 
 
-def cells(page, selector=".jp-CodeCell"):
-    """All cells, each scrolled into view: JupyterLab attaches a cell only then."""
-    count = page.evaluate("window.jupyterapp.shell.currentWidget.content.widgets.length")
-    for index in range(count):
-        page.evaluate("i => window.jupyterapp.shell.currentWidget.content.scrollToItem(i, 'start')", index)
-        cell = page.locator(f'.jp-Notebook .jp-Cell[data-windowed-list-index="{index}"]')
-        cell.wait_for()
-        if cell.locator(f"xpath=self::*[contains(@class, '{selector[1:]}')]").count():
-            yield cell
+def explorers(page: Page) -> Iterator[Locator]:
+    """The cells with sliders, each in sight: a cell that is not has a height that is only estimated."""
+    for cell in page.locator(".jp-CodeCell:has(.gid-slider)").all():
+        cell.scroll_into_view_if_needed()
+        page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        yield cell
 
 
 # Of an element: text whose colour is too close to what lies behind it, as (text, contrast); WCAG 2.2, 1.4.3.

@@ -1,10 +1,10 @@
-"""Every lesson in a real JupyterLab: it opens, runs whole, and its sliders have names and move."""
+"""Every lesson in JupyterLab: it opens, runs whole, is legible, and its sliders have names and move."""
 
 import re
 
 import pytest
 
-from tests.browser.lab import LESSONS, MUTE_PICTURES, Notebook, cells
+from tests.browser.lab import FAINT_TEXT, LESSONS, MUTE_PICTURES, THEMES, Notebook, explorers
 
 pytestmark = pytest.mark.browser
 
@@ -20,14 +20,15 @@ def names(cell) -> list[tuple[str, str]]:
 def check_lesson(page, address, lesson):
     notebook = Notebook(page, address, f"{lesson}.ipynb")
     assert notebook.run_all() == []
-    explorers = 0
-    for cell in cells(page):
-        assert cell.evaluate(MUTE_PICTURES) == []
-        if cell.locator(".gid-slider").count():
-            explorers += 1
-            check_explorer(page, cell)
-    assert page.locator("body").evaluate(MUTE_PICTURES) == []  # once more, for what was drawn late
-    assert explorers >= 1
+    notebook.wait_until_drawn()
+    assert page.locator("body").evaluate(MUTE_PICTURES) == []
+    moved = [check_explorer(page, cell) for cell in explorers(page)]
+    assert moved
+    for theme in THEMES:
+        notebook.change_theme(theme)
+        assert page.locator("body").evaluate(FAINT_TEXT) == []
+        for cell in explorers(page):
+            assert cell.locator(".gid-picture svg:visible").count() == 1
     assert notebook.problems == []
 
 
