@@ -17,6 +17,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from notebooks.build import is_current
+from tests.test_pictures import contrast
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 SCRIPTS = {path.stem: path for path in sorted((FOLDER / "sources").glob("*.py"))}
@@ -38,7 +39,7 @@ def outputs(notebook):
 
 
 class Page(HTMLParser):
-    """The words of an HTML output, and the pictures in it that have no words."""
+    """The words of an HTML output, the pictures in it that have no words, and what is written in drawings."""
 
     VOID = {"br", "hr", "img", "input", "link", "meta", "source", "wbr"}
 
@@ -47,7 +48,9 @@ class Page(HTMLParser):
         self.words: list[str] = []
         self.alternatives: list[str] = []
         self.mute: list[str] = []
-        self._open: list[tuple[str, bool]] = []  # tag, and whether it speaks for what is inside
+        self.drawn: list[tuple[str, str, str]] = []  # words in an SVG, their colour, that of the last frame
+        self._frame = ""
+        self._open: list[tuple[str, bool, str]] = []  # tag, whether it speaks for what is inside, its colour
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
@@ -56,10 +59,17 @@ class Page(HTMLParser):
         speaks = len(text.split()) >= 3
         if speaks:
             self.alternatives.append(text)
-        if tag in ("svg", "img", "canvas") and not speaks and not any(inside for _, inside in self._open):
+        if tag in ("svg", "img", "canvas") and not speaks and not any(inside for _, inside, _ in self._open):
             self.mute.append(tag)
+        inherited = self._open[-1][2] if self._open else "black"
+        fills = re.findall(r"\bfill: *([^;]+)", given.get("style", ""))
+        fill = [given.get("fill", inherited), *fills][-1]
+        if tag == "svg":
+            self._frame = ""
+        elif tag == "path" and " Q " in given.get("d", ""):  # a rounded box: a legend's frame
+            self._frame = fill
         if tag not in self.VOID:
-            self._open.append((tag, speaks and given.get("role") == "img"))
+            self._open.append((tag, speaks and given.get("role") == "img", fill))
 
     def handle_startendtag(self, tag, attributes):
         self.handle_starttag(tag, attributes)
@@ -67,13 +77,16 @@ class Page(HTMLParser):
             self._open.pop()
 
     def handle_endtag(self, tag):
-        if any(name == tag for name, _ in self._open):
+        if any(name == tag for name, *_ in self._open):
             while self._open.pop()[0] != tag:
                 pass
 
     def handle_data(self, data):
-        if not any(tag in ("svg", "style", "script") for tag, _ in self._open):
+        tags = [tag for tag, *_ in self._open]
+        if not {"svg", "style", "script"} & set(tags):
             self.words.append(data)
+        elif tags[-1] in ("text", "tspan") and data.strip():
+            self.drawn.append((data.strip(), self._open[-1][2], self._frame))
 
 
 def words(output) -> str:
@@ -160,6 +173,17 @@ def pictures_have_words(notebook):
         faults += [f"{where} has a picture without words: {tag}" for tag in page.mute]
         if any(kind.startswith("image/") for kind in data) and not page.alternatives:
             faults.append(f"{where} has an image without a text alternative")
+    return faults
+
+
+def drawings_are_legible(notebook):
+    """Their words have the colour of the page's text, or 4.5 : 1 on their own frame (WCAG 2.2, 1.4.3)."""
+    faults = []
+    for where, output in outputs(notebook):
+        for text, color, frame in Page(output.get("data", {}).get("text/html", "")).drawn:
+            framed = color.startswith("#") and frame.startswith("#") and contrast(color, frame) >= 4.5
+            if color != "currentColor" and not framed:
+                faults.append(f"{where} draws {text!r} in {color}, faint on a page that is light or dark")
     return faults
 
 
@@ -252,6 +276,7 @@ RULES = [
     no_widget_state,
     only_the_builders_metadata,
     pictures_have_words,
+    drawings_are_legible,
     at_most_three_digits,
     short_code_cells,
     short_lines,
@@ -297,9 +322,13 @@ def test_the_notebook_was_built_from_the_code_as_it_is_now(lesson):
 # ---- The rules are rules: each is broken once
 
 
-def figure_html(alternative: str) -> str:
-    drawing = '<svg viewBox="0 0 9 4"><path d="M0.12345 0"/></svg>'
+def figure_html(alternative: str, word_style: str = "fill: currentColor", frame: str = "") -> str:
+    drawn = f'<path d="M0.12345 0"/>{frame}<text style="{word_style}">layer</text>'
+    drawing = f'<svg viewBox="0 0 9 4">{drawn}</svg>'
     return f'<div role="img" aria-label="{alternative}">{drawing}</div>'
+
+
+FRAME = '<path d="M 1 2 Q 3 4 5 6 z" style="fill: #777777; stroke: #cccccc"/>'
 
 
 def good_notebook():
@@ -383,6 +412,9 @@ BREAKS = [
         lambda n: n.cells[3].outputs[0].data.pop("text/html"),
         "without a text alternative",
     ),
+    (drawings_are_legible, html_(figure_html("It falls.", "font-size: 12px")), "'layer' in black"),
+    (drawings_are_legible, html_(figure_html("It falls.", "fill: #d1620a")), "'layer' in #d1620a"),
+    (drawings_are_legible, html_(figure_html("It falls.", "fill: #cccccc", FRAME)), "'layer' in #cccccc"),
     (at_most_three_digits, saying_("loss 2.303"), "2.303"),
     (at_most_three_digits, saying_("0.03125e-6"), "0.03125"),
     (at_most_three_digits, html_(figure_html("The norm falls to 0.01234 at once.")), "0.01234"),
