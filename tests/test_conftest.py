@@ -53,12 +53,16 @@ def run(tmp_path):
             f"def find_chromium():\n    return {chromium!r}\n"
         )
         command = [sys.executable, "-m", "pytest", "-rsfp", "-p", "no:cacheprovider", "-p", "no:nbval"]
-        clean = {name: value for name, value in os.environ.items() if name not in ("CI", "TQDM_DISABLE")}
-        clean = {name: value for name, value in clean.items() if not name.startswith("PYTEST")}
-        done = subprocess.run(command, cwd=tmp_path, env=clean | environment, capture_output=True, text=True)
-        return done.stdout
+        clean = clean_environment() | environment
+        return subprocess.run(command, cwd=tmp_path, env=clean, capture_output=True, text=True).stdout
 
     return run
+
+
+def clean_environment() -> dict[str, str]:
+    """Without what this run of pytest was told: another one would take its options, and empty its folder."""
+    mine = ("CI", "TQDM_DISABLE")
+    return {k: value for k, value in os.environ.items() if k not in mine and not k.startswith("PYTEST")}
 
 
 def test_without_a_chromium_browser_tests_are_skipped_with_advice(run):
@@ -139,7 +143,8 @@ def test_strict_nbval_compares_words_numbers_and_pictures_and_no_paths(tmp_path)
         f"--nbval-sanitize-with={ROOT / 'tests' / 'nbval_sanitize.cfg'}",
     ]
     command = [sys.executable, "-m", "pytest", "-rf", "--color=no", "-p", "no:cacheprovider", *options]
-    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stdout
+    clean = clean_environment()
+    said = subprocess.run(command, cwd=tmp_path, env=clean, capture_output=True, text=True).stdout
     failed = {line.split()[1].split(".")[0] for line in said.splitlines() if line.startswith("FAILED")}
     assert failed == {"other_picture", "other_number", "other_sentence", "forgotten_semicolon"}
     assert "10 passed" in said
