@@ -222,7 +222,9 @@ def nbgrader(course: Path, *command: str) -> None:
     Raises `BuildError` with its own words when it fails.
     """
     own = {f"JUPYTER_{what}_DIR": str(course / ".jupyter" / what) for what in ("CONFIG", "DATA", "RUNTIME")}
-    environment = os.environ | KERNEL | own | {"IPYTHONDIR": str(course / ".jupyter" / "ipython")}
+    ipython = course / ".jupyter" / "ipython"
+    ipython.mkdir(parents=True, exist_ok=True)  # else IPython takes a temporary folder and leaves it
+    environment = os.environ | KERNEL | own | {"IPYTHONDIR": str(ipython)}
     # It starts `alembic` by its name alone, and finds it only where an environment is activated.
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     done = subprocess.run(

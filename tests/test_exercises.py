@@ -124,8 +124,10 @@ def test_a_blank_exercise_says_kindly_what_to_do_and_no_check_passes(name, tmp_p
 
 
 @pytest.mark.slow
-def test_grading_gives_all_points_for_the_solution_and_none_for_a_blank(tmp_path):
+def test_grading_gives_all_points_for_the_solution_and_none_for_a_blank(tmp_path, monkeypatch):
     """The whole way through nbgrader, with a gradebook; its text waits for a person."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
     name = SETS[0]
     for folder in ("solutions", "exercises"):
         shutil.copytree(ROOT / folder / name, tmp_path / folder / name)
@@ -152,6 +154,7 @@ def test_grading_gives_all_points_for_the_solution_and_none_for_a_blank(tmp_path
     assert float(found["diligent"]["score"]) == sum(points.values()) - by_hand
     assert float(found["absent"]["score"]) == 0
     assert float(found["absent"]["max_score"]) == sum(points.values())
+    assert list((tmp_path / "temporary").iterdir()) == []  # nothing stays on the machine
 
 
 def test_the_folders_hold_what_nbgrader_may_release_and_nothing_else():
