@@ -49,6 +49,7 @@ def test_both_notebooks_were_built_from_the_code_as_it_is_now(name):
     assert builder.is_built(name), "run: make exercises"
 
 
+@pytest.mark.slow  # nbgrader starts, once for each set
 @pytest.mark.parametrize("name", SETS)
 def test_nbgrader_makes_of_the_solution_what_is_stored(name, tmp_path):
     """Byte by byte; no cell is executed for it."""

@@ -86,6 +86,7 @@ def test_all_tests_of_all_sets_are_checked_outside():
     assert found >= len(BANKS)
 
 
+@pytest.mark.slow  # two processes start
 def test_a_check_that_is_broken_is_not_a_mistake_of_the_answer(checker):
     with pytest.raises(grading_outside.BrokenCheckError, match="no_such_check"):
         judged(checker, "no_such_check", (1,), 0)
