@@ -29,6 +29,9 @@ CHROMIUM_FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+# Seen once in hundreds of notebooks: in an exercise, where nothing on the page runs code of ours, and which
+# was whole nonetheless.
+OF_JUPYTERLAB = "Failed to execute 'removeChild' on 'Node'"
 # A kernel that is not connected yet takes an execution request and loses it in silence.
 READY = """() => {
   const context = window.jupyterapp?.shell.currentWidget?.sessionContext;
@@ -130,10 +133,14 @@ class Notebook:
     def __init__(self, page: Page, address: str, path: str):
         self.page = page
         self.problems: list[str] = []
-        page.on("pageerror", lambda error: self.problems.append(str(error)))
-        page.on("console", lambda message: message.type == "error" and self.problems.append(message.text))
+        page.on("pageerror", lambda error: self._note(error.message, f"\n{error.stack}"))
+        page.on("console", lambda message: message.type == "error" and self._note(message.text))
         page.goto(f"{address}/lab/tree/{path}?reset", wait_until="domcontentloaded")
         page.wait_for_function(READY, timeout=90_000)
+
+    def _note(self, said: str, where: str = "") -> None:
+        if not said.startswith(OF_JUPYTERLAB):
+            self.problems.append(said + where)
 
     def wait_until_drawn(self) -> None:
         """Wait until every output is there to look at."""
