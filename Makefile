@@ -53,17 +53,17 @@ check: environment ## Run the quick part: style, units, stored notebooks (no exe
 	$(RUN) -m ruff format --check .
 	$(RUN) -m pytest -n 2 --dist loadscope -m "not slow and not browser" $(PYTEST_ARGS) tests
 
-notebooks: environment ## Build the notebooks whose script, or whose part of utils, has changed
-	$(RUN) notebooks/build.py $(NAMES)
+notebooks: environment ## Build the notebooks whose script, or whose part of the package, has changed
+	$(RUN) -m tools.lessons $(NAMES)
 
 exercises: environment ## Build the solutions that have changed, and let nbgrader make the exercises from them
-	$(RUN) -m solutions.build $(NAMES)
+	$(RUN) -m tools.exercises $(NAMES)
 
 release: environment ## Make the archive for students, dist/gradients-in-depth.zip: the course without solutions
-	$(RUN) -m solutions.release $(RELEASE_ARGS)
+	$(RUN) -m tools.release $(RELEASE_ARGS)
 
 grade: environment ## Grade a class: SUBMITTED=folder of STUDENT/NAME/NAME.ipynb (GRADE_ARGS=--help says more)
-	$(RUN) solutions/grade.py "$(SUBMITTED)" $(GRADE_ARGS)
+	$(RUN) -m tools.grading "$(SUBMITTED)" $(GRADE_ARGS)
 
 formgrader: environment ## Read and grade by hand what `make grade` left to a person, in a browser
 	@test -e "$(SUBMITTED)/../grading/nbgrader_config.py" || \
@@ -81,7 +81,8 @@ clean: ## Remove the environment and all caches
 # upgraded) is made anew; one that was interrupted is continued.
 environment:
 	@test ! -e $(INSTALLED) || $(RUN) -I -c "import importlib.util as i, pathlib as p, sys; \
-		sys.exit(p.Path(i.find_spec('utils').submodule_search_locations[0]).resolve() != p.Path('utils').resolve())" \
+		sys.exit(p.Path(i.find_spec('gradients_in_depth').submodule_search_locations[0]).resolve() \
+		!= p.Path('utils/gradients_in_depth').resolve())" \
 		2>/dev/null || rm -rf $(VENV)
 	@$(MAKE) --silent $(INSTALLED)
 

@@ -21,7 +21,7 @@ import torch
 from scipy.optimize import brentq
 from scipy.special import expit
 
-from utils import checks, plots, session, theory
+from gradients_in_depth import checks, plots, session, theory
 
 session.start(seed=0)
 

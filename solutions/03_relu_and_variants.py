@@ -23,8 +23,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from utils import checks, data, networks, session, theory
-from utils.training import sweep
+from gradients_in_depth import checks, data, networks, session, theory
+from gradients_in_depth.training import sweep
 
 session.start(seed=0)
 

@@ -20,7 +20,7 @@ import math
 
 import numpy as np
 
-from utils import checks, session, theory
+from gradients_in_depth import checks, session, theory
 
 session.start(seed=0)
 

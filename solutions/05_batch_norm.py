@@ -21,7 +21,7 @@ import math
 import numpy as np
 from scipy.special import expit
 
-from utils import checks, data, networks, session, signals
+from gradients_in_depth import checks, data, networks, session, signals
 
 session.start(seed=0)
 

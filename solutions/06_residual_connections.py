@@ -21,7 +21,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from utils import checks, data, networks, plots, session, signals, theory
+from gradients_in_depth import checks, data, networks, plots, session, signals, theory
 
 session.start(seed=0)
 

@@ -19,7 +19,7 @@ import math
 
 import numpy as np
 
-from utils import checks, data, plots, session
+from gradients_in_depth import checks, data, plots, session
 
 session.start(seed=0)
 

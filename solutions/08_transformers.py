@@ -20,7 +20,7 @@ import math
 import numpy as np
 import torch
 
-from utils import checks, data, networks, session
+from gradients_in_depth import checks, data, networks, session
 
 session.start(seed=0)
 

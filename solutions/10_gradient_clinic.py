@@ -23,7 +23,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from utils import checks, data, networks, session, signals
+from gradients_in_depth import checks, data, networks, session, signals
 
 session.start(seed=0)
 

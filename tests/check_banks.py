@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from utils.checks import Check, Mistake
+from gradients_in_depth.checks import Check, Mistake
 
 SEEDS = (0, 7)  # what a learner's cell tries, and what the hidden tests try
 

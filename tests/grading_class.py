@@ -167,7 +167,7 @@ submission(
     "right-with-a-lessons-parallel-map",  # which starts no process here, for a sandbox bears few
     WAITS,
     FULL,
-    double="import os\nfrom utils.session import parallel_map\ndef double(x):\n"
+    double="import os\nfrom gradients_in_depth.session import parallel_map\ndef double(x):\n"
     "    found = parallel_map(lambda factor: (factor * x, os.getpid()), (1, 2))\n"
     "    return found[2][0] if {process for _, process in found.values()} == {os.getpid()} else None",
 )

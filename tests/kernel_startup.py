@@ -12,13 +12,13 @@ from pathlib import Path
 
 from IPython import get_ipython
 
-from utils import session
+from gradients_in_depth import session
 
 compute, results, calls = session.parallel_map, Path(os.environ["COURSE_RESULTS"]), itertools.count()
 
 
 def parallel_map(function, cases):
-    """As in `utils.session`, with a memory: of what call in a kernel that has executed what."""
+    """As in `gradients_in_depth.session`, with a memory: of what call in a kernel that has executed what."""
     history = [str(next(calls)), *get_ipython().user_ns["In"]]  # the last is the cell that calls
     known = results / hashlib.sha256("\n".join(history).encode()).hexdigest()
     if known.exists() and "COURSE_RESULTS_READ" in os.environ:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+import gradients_in_depth
+
 ROOT = Path(__file__).parent.parent
-PACKAGE = ROOT / "utils"
+PACKAGE = ROOT / "utils" / "gradients_in_depth"
 
 # What each module may import of the package: only what stands above it.
 NUMBERS = ["data", "theory", "initialization", "networks", "signals", "diagnosis", "training"]
@@ -32,25 +34,25 @@ MOST_MODULES = 12
 
 
 def imports_of(tree: ast.AST) -> set[str]:
-    """Full names of all that is imported: `utils.theory`, `matplotlib.pyplot`."""
+    """Full names of all that is imported: `gradients_in_depth.theory`, `matplotlib.pyplot`."""
     names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            base = ("utils." if node.level else "") + (node.module or "")
+            base = ("gradients_in_depth." if node.level else "") + (node.module or "")
             names |= {f"{base.rstrip('.')}.{alias.name}" for alias in node.names}
     return names
 
 
 def modules_of(tree: ast.AST) -> set[str]:
     """The modules of the package among the imports."""
-    return {name.split(".")[1] for name in imports_of(tree) if name.startswith("utils.")}
+    return {name.split(".")[1] for name in imports_of(tree) if name.startswith("gradients_in_depth.")}
 
 
 def wrong_imports(module: str, source: str) -> list[str]:
     whole, _, part = module.partition(".")
-    assert whole in MAY_IMPORT, f"utils/{module}.py has no place in the order of imports"
+    assert whole in MAY_IMPORT, f"{module}.py has no place in the order of imports"
     tree = ast.parse(source)
     allowed = {*MAY_IMPORT[whole], *([whole] if part else [])}
     faults = [f"{module} imports {other}" for other in modules_of(tree) - allowed]
@@ -147,11 +149,9 @@ def test_at_most_twelve_modules():
     assert folders == [PARTED]
 
 
-def test_the_package_itself_is_a_docstring():
-    (only,) = ast.parse(MODULES["__init__"]).body
-    assert isinstance(only, ast.Expr), (
-        "a learner sees where each name comes from: `from utils.theory import chi`"
-    )
+def test_the_package_itself_offers_the_two_tools_for_any_model():
+    assert gradients_in_depth.__all__ == ["diagnose", "measure"]
+    assert all(callable(getattr(gradients_in_depth, name)) for name in gradients_in_depth.__all__)
 
 
 @pytest.mark.parametrize("module", NAMED)
@@ -170,7 +170,7 @@ def test_library_code_leaves_the_global_random_state_alone(module):
     assert global_randomness(NAMED[module]) == []
 
 
-@pytest.mark.skipif("plots" not in NAMED, reason="there is no utils.plots yet")
+@pytest.mark.skipif("plots" not in NAMED, reason="there is no gradients_in_depth.plots yet")
 def test_plotting_functions_take_and_return_ax():
     assert breaks_plotting_form(NAMED["plots"]) == []
 
@@ -188,17 +188,17 @@ def test_no_scratch_file_is_tracked():
 @pytest.mark.parametrize(
     ("module", "source", "fault"),
     [
-        ("data", "from utils.theory import chi", "data imports theory"),
-        ("theory", "from utils import data", "theory imports data"),
-        ("theory", "import utils.networks", "theory imports networks"),
+        ("data", "from gradients_in_depth.theory import chi", "data imports theory"),
+        ("theory", "from gradients_in_depth import data", "theory imports data"),
+        ("theory", "import gradients_in_depth.networks", "theory imports networks"),
         ("theory", "from . import training", "theory imports training"),
-        ("theory", "def f():\n    from utils.plots import g", "theory imports plots"),
-        ("signals", "from utils import pictures", "signals imports pictures"),
+        ("theory", "def f():\n    from gradients_in_depth.plots import g", "theory imports plots"),
+        ("signals", "from gradients_in_depth import pictures", "signals imports pictures"),
         ("signals", "import matplotlib.pyplot as plt", "signals imports matplotlib"),
         ("plots", "import ipywidgets", "plots imports ipywidgets"),
-        ("plots", "from utils.explorers import Explorer", "plots imports explorers"),
-        ("pictures", "from utils.session import start", "pictures imports session"),
-        ("plots", "from utils.theory import *", "plots imports *"),
+        ("plots", "from gradients_in_depth.explorers import Explorer", "plots imports explorers"),
+        ("pictures", "from gradients_in_depth.session import start", "pictures imports session"),
+        ("plots", "from gradients_in_depth.theory import *", "plots imports *"),
         ("training", "import sys\nsys.path.append('.')", "training edits sys.path"),
     ],
 )
@@ -207,9 +207,11 @@ def test_a_wrong_import_is_named(module, source, fault):
 
 
 def test_right_imports_pass():
-    assert wrong_imports("session", "from utils import pictures") == []
-    assert wrong_imports("signals", "import torch\nfrom utils.theory import number_format") == []
-    assert wrong_imports("explorers", "import anywidget\nfrom utils.plots import dashboard") == []
+    assert wrong_imports("session", "from gradients_in_depth import pictures") == []
+    assert wrong_imports("signals", "import torch\nfrom gradients_in_depth.theory import number_format") == []
+    assert (
+        wrong_imports("explorers", "import anywidget\nfrom gradients_in_depth.plots import dashboard") == []
+    )
     with pytest.raises(AssertionError, match=r"helpers\.py has no place"):
         wrong_imports("helpers", "")
 
@@ -259,8 +261,11 @@ def test_global_randomness_is_named():
 def test_scratch_files_are_named():
     bad = [
         "notebooks/Untitled1.ipynb",
-        "utils/__pycache__/a.pyc",
+        "utils/gradients_in_depth/__pycache__/a.pyc",
         "notes.bak",
         "a/.ipynb_checkpoints/b.ipynb",
     ]
-    assert scratch([*bad, "utils/theory.py", "notebooks/00_start_here.ipynb", ".ci/run"]) == bad
+    assert (
+        scratch([*bad, "utils/gradients_in_depth/theory.py", "notebooks/00_start_here.ipynb", ".ci/run"])
+        == bad
+    )

@@ -7,7 +7,7 @@ import re
 import nbformat
 import pytest
 
-from notebooks.build import BuildError, build, build_all, fingerprint, is_current, main, pairs_of, read
+from tools.lessons import BuildError, build, build_all, fingerprint, is_current, main, pairs_of, read
 
 # Everything that makes a notebook hard to store twice: a figure, a widget, a progress bar, chopped output.
 RICH = """# %% [markdown]
@@ -42,7 +42,7 @@ handle = display("first", display_id=True)
 handle.update("second")
 
 # %%
-from utils import explorers, session
+from gradients_in_depth import explorers, session
 
 session.start(seed=0)
 explorers.chain()
@@ -58,13 +58,13 @@ explorers.chain()
 @pytest.fixture
 def course(tmp_path):
     """A folder of notebooks, and a package of two modules of which the lessons import one."""
-    package = tmp_path / "utils"
+    package = tmp_path / "gradients_in_depth"
     sources = tmp_path / "notebooks" / "sources"
     package.mkdir()
     sources.mkdir(parents=True)
     (package / "__init__.py").write_text("")
     (package / "pictures.py").write_text("WIDTH = 9\n")
-    (package / "plots.py").write_text("from utils import pictures\n")
+    (package / "plots.py").write_text("from gradients_in_depth import pictures\n")
     (package / "training.py").write_text("import math\n")
     (package / "slider.js").write_text("export default {};\n")
     return tmp_path
@@ -77,12 +77,12 @@ def write(course, name, text):
 
 
 def command(course, *arguments):
-    return main(arguments, course / "notebooks", course / "utils")
+    return main(arguments, course / "notebooks", course / "gradients_in_depth")
 
 
 def failure(course, text):
     with pytest.raises(BuildError) as caught:
-        build(*write(course, "02_sigmoid", text), course / "utils")
+        build(*write(course, "02_sigmoid", text), course / "gradients_in_depth")
     assert not list((course / "notebooks").glob("*.ipynb*")), "a notebook that failed was stored"
     return str(caught.value)
 
@@ -181,7 +181,7 @@ def test_an_expected_error_is_an_error(course):
 def test_figures_are_not_read_for_paths(course):
     picture = "from IPython.display import HTML, Image\n"
     picture += "HTML('<img src=\"data:image/png;base64,/home/abcd/0x7f0000000000\">')"
-    build(*write(course, "picture", f"# %%\n{picture}\n"), course / "utils")
+    build(*write(course, "picture", f"# %%\n{picture}\n"), course / "gradients_in_depth")
 
 
 @pytest.mark.slow
@@ -207,12 +207,12 @@ def test_a_failure_keeps_the_last_good_file_and_the_other_notebooks_are_built(co
 
 
 def test_only_what_changed_is_built(course, capsys):
-    write(course, "00_plots", "# %%\nfrom utils.plots import pictures as p\n")
+    write(course, "00_plots", "# %%\nfrom gradients_in_depth.plots import pictures as p\n")
     write(course, "01_alone", "# %%\n2\n")
-    write(course, "02_math", "# %%\nimport utils.training\n")
+    write(course, "02_math", "# %%\nimport gradients_in_depth.training\n")
     lessons = pairs_of(course / "notebooks" / "sources", course / "notebooks")
     for script, target in lessons:  # as the builder stores them, without the wait
-        built = {"gradients_in_depth": {"built_from": fingerprint(script, course / "utils")}}
+        built = {"gradients_in_depth": {"built_from": fingerprint(script, course / "gradients_in_depth")}}
         target.write_text(json.dumps({"metadata": METADATA | built}))
 
     def stale():
@@ -225,22 +225,22 @@ def test_only_what_changed_is_built(course, capsys):
     def changed(path, text):
         path.write_text(text, newline="")
 
-    utils = course / "utils"
+    package = course / "gradients_in_depth"
     assert stale() == []
-    os.utime(utils / "pictures.py")
+    os.utime(package / "pictures.py")
     os.utime(lessons[0][0])
     assert stale() == []
-    changed(utils / "pictures.py", "WIDTH = 9\r\n")  # what git does on Windows
+    changed(package / "pictures.py", "WIDTH = 9\r\n")  # what git does on Windows
     assert stale() == []
-    changed(utils / "pictures.py", "WIDTH = 10\n")  # imported by what the lesson imports
+    changed(package / "pictures.py", "WIDTH = 10\n")  # imported by what the lesson imports
     assert stale() == ["00_plots"]
-    changed(utils / "pictures.py", "WIDTH = 9\n")
+    changed(package / "pictures.py", "WIDTH = 9\n")
     assert stale() == []
-    changed(utils / "training.py", "import cmath\n")
+    changed(package / "training.py", "import cmath\n")
     assert stale() == ["02_math"]
-    changed(utils / "slider.js", "export default { render };\n")
+    changed(package / "slider.js", "export default { render };\n")
     assert stale() == ["00_plots", "02_math"]
-    changed(utils / "__init__.py", "1\n")
+    changed(package / "__init__.py", "1\n")
     changed(lessons[1][0], "# %%\n3\n")
     assert stale() == ["00_plots", "01_alone", "02_math"]
 
@@ -254,15 +254,15 @@ METADATA = {
 @pytest.mark.slow
 def test_a_notebook_saved_by_hand_is_not_current(course):
     script, target = write(course, "00_start", "# %%\n1\n")
-    assert not is_current(script, target, course / "utils")
-    build(script, target, course / "utils")
-    assert is_current(script, target, course / "utils")
+    assert not is_current(script, target, course / "gradients_in_depth")
+    build(script, target, course / "gradients_in_depth")
+    assert is_current(script, target, course / "gradients_in_depth")
     notebook = json.loads(target.read_text())
     notebook["metadata"]["language_info"]["version"] = "3.11.2"
     target.write_text(json.dumps(notebook))
-    assert not is_current(script, target, course / "utils")
+    assert not is_current(script, target, course / "gradients_in_depth")
     target.write_text("{ not a notebook")
-    assert not is_current(script, target, course / "utils")
+    assert not is_current(script, target, course / "gradients_in_depth")
 
 
 @pytest.mark.slow
@@ -288,5 +288,5 @@ def test_any_script_to_any_place(course):
     script, _ = write(course, "04_initialization", "# %%\nimport os\nos.path.basename(os.getcwd())\n")
     target = course / "solutions" / "04_initialization" / "04_initialization.ipynb"
     target.parent.mkdir(parents=True)
-    assert build_all([(script, target)], course / "utils") == []
+    assert build_all([(script, target)], course / "gradients_in_depth") == []
     assert "'04_initialization'" in target.read_text()

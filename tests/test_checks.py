@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 
+from gradients_in_depth import checks
+from gradients_in_depth.checks import Check, Mistake, common
 from tests.check_banks import SEEDS, is_one_short_sentence, right_answers, verdict, wrong_answers
-from utils import checks
-from utils.checks import Check, Mistake, common
 
 FILES = sorted(Path(__file__).parent.glob("test_checks_*.py"))
 BANKS = [bank for file in FILES for bank in importlib.import_module(f"tests.{file.stem}").BANKS]
@@ -71,7 +71,7 @@ def test_a_notebook_shows_the_sentence_without_a_traceback():
 
     shell = InteractiveShell()
     with redirect_stdout(io.StringIO()) as shown:
-        shell.run_cell("from utils import checks\nchecks.scaled_underflow(13)")
+        shell.run_cell("from gradients_in_depth import checks\nchecks.scaled_underflow(13)")
     assert shown.getvalue().startswith("So many it takes without any scaling")
     assert "Traceback" not in shown.getvalue() and "line" not in shown.getvalue()
 

@@ -9,9 +9,9 @@ import torch
 from scipy.integrate import quad
 from scipy.special import digamma
 
+from gradients_in_depth import checks, theory
+from gradients_in_depth.checks import EMPTY
 from tests.check_banks import Bank, all_that_is_said, stub
-from utils import checks, theory
-from utils.checks import EMPTY
 
 # --- 01: one weight, many nodes ----------------------------------------------------------------------------
 

@@ -9,10 +9,10 @@ from scipy.integrate import quad
 from scipy.optimize import brentq, minimize, nnls
 from scipy.special import expit, logit
 
+from gradients_in_depth import checks, data, networks, signals, theory
+from gradients_in_depth.checks import EMPTY
+from gradients_in_depth.checks import set_02_sigmoid_saturation as own
 from tests.check_banks import Bank, all_that_is_said, stub, swapped
-from utils import checks, data, networks, signals, theory
-from utils.checks import EMPTY
-from utils.checks import set_02_sigmoid_saturation as own
 
 # --- A count that is too high ------------------------------------------------------------------------------
 

@@ -10,11 +10,11 @@ from scipy.optimize import brentq
 from torch import nn
 from torch.nn import functional as F
 
+from gradients_in_depth import checks, data, networks, signals, theory
+from gradients_in_depth.checks import EMPTY
+from gradients_in_depth.checks import set_03_relu_and_variants as own
+from gradients_in_depth.training import sweep
 from tests.check_banks import Bank, all_that_is_said, stub
-from utils import checks, data, networks, signals, theory
-from utils.checks import EMPTY
-from utils.checks import set_03_relu_and_variants as own
-from utils.training import sweep
 
 # --- Who died, and who never lived? ------------------------------------------------------------------------
 

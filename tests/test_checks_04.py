@@ -9,10 +9,10 @@ from scipy.optimize import brentq
 from torch import nn
 from torch.nn import functional as F
 
+from gradients_in_depth import checks, data, theory
+from gradients_in_depth.checks import EMPTY
+from gradients_in_depth.checks import set_04_initialization as own
 from tests.check_banks import Bank, all_that_is_said, stub, swapped
-from utils import checks, data, theory
-from utils.checks import EMPTY
-from utils.checks import set_04_initialization as own
 
 # --- The bound of a uniform law ----------------------------------------------------------------------------
 

@@ -11,10 +11,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_linear_bn_weights
 
+from gradients_in_depth import checks, data, networks, signals, theory
+from gradients_in_depth.checks import EMPTY
+from gradients_in_depth.checks import set_05_batch_norm as own
 from tests.check_banks import SEEDS, Bank, all_that_is_said, stub
-from utils import checks, data, networks, signals, theory
-from utils.checks import EMPTY
-from utils.checks import set_05_batch_norm as own
 
 # --- A layer that can go -----------------------------------------------------------------------------------
 

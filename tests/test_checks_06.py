@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from gradients_in_depth import checks, data, networks, theory, training
+from gradients_in_depth.checks import EMPTY
+from gradients_in_depth.checks import set_06_residual_connections as own
 from tests.check_banks import Bank, all_that_is_said, stub
-from utils import checks, data, networks, theory, training
-from utils.checks import EMPTY
-from utils.checks import set_06_residual_connections as own
 
 # --- How loud may a branch be? -----------------------------------------------------------------------------
 

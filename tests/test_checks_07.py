@@ -7,10 +7,10 @@ import pytest
 import torch
 from scipy.integrate import quad
 
+from gradients_in_depth import checks, data
+from gradients_in_depth.checks import EMPTY
+from gradients_in_depth.checks import set_07_gradient_clipping as own
 from tests.check_banks import Bank, all_that_is_said, stub
-from utils import checks, data
-from utils.checks import EMPTY
-from utils.checks import set_07_gradient_clipping as own
 
 # --- One norm for all --------------------------------------------------------------------------------------
 

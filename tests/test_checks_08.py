@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from gradients_in_depth import checks, data, networks, theory
+from gradients_in_depth.checks import EMPTY
+from gradients_in_depth.checks import set_08_transformers as own
 from tests.check_banks import Bank, all_that_is_said, stub
-from utils import checks, data, networks, theory
-from utils.checks import EMPTY
-from utils.checks import set_08_transformers as own
 
 # --- Better than the mean ----------------------------------------------------------------------------------
 

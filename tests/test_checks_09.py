@@ -12,10 +12,10 @@ import torch
 from sklearn.preprocessing import StandardScaler
 from torch.nn import functional as F
 
+from gradients_in_depth import checks, data
+from gradients_in_depth.checks import EMPTY
+from gradients_in_depth.checks import set_09_optimizers_and_depth as own
 from tests.check_banks import Bank, all_that_is_said, stub, verdict
-from utils import checks, data
-from utils.checks import EMPTY
-from utils.checks import set_09_optimizers_and_depth as own
 
 # --- Dropout as it was in 2012 -----------------------------------------------------------------------------
 

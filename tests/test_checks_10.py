@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from gradients_in_depth import checks, data, networks, signals
+from gradients_in_depth.checks import EMPTY
+from gradients_in_depth.checks import set_10_gradient_clinic as own
 from tests.check_banks import SEEDS, Bank, all_that_is_said, stub, swapped
-from utils import checks, data, networks, signals
-from utils.checks import EMPTY
-from utils.checks import set_10_gradient_clinic as own
 
 # --- A census of parameters --------------------------------------------------------------------------------
 

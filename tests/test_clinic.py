@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from utils import checks
-from utils.checks import ward
+from gradients_in_depth import checks
+from gradients_in_depth.checks import ward
 
 NUMBERS = list(ward._WARD)
 SICK = [n for n in NUMBERS if ward._WARD[n][1] != "healthy"]

@@ -13,7 +13,7 @@ from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 
-from notebooks.build import build
+from tools.lessons import build
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.slow
@@ -156,7 +156,8 @@ def test_a_browsers_kernel_takes_over_what_one_of_nbval_computed_after_the_same_
     cells = [
         "factor = 3",
         f"log = {str(log)!r}",
-        "from utils.session import parallel_map\n\n\ndef times(case):\n    with open(log, 'a') as file:\n"
+        "from gradients_in_depth.session import parallel_map\n\n\ndef times(case):\n"
+        "    with open(log, 'a') as file:\n"
         "        file.write('.')\n    return factor * case\n",
         "assert not {'hashlib', 'os', 'pickle', 'Path', 'session', 'compute'} & set(dir())\n"
         "[parallel_map(times, [2]), parallel_map(times, [5])]",

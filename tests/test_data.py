@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 from sklearn.datasets import load_digits
 
-from utils.data import (
+from gradients_in_depth.data import (
     DTYPES,
     Split,
     check_batch,

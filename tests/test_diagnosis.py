@@ -16,8 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.bench import bench_diagnosis
-from utils.diagnosis import (
+from gradients_in_depth.diagnosis import (
     DISEASES,
     LESSONS,
     Diagnosis,
@@ -28,8 +27,9 @@ from utils.diagnosis import (
     _twins,
     diagnose,
 )
-from utils.networks import DeepMLP
-from utils.signals import measure
+from gradients_in_depth.networks import DeepMLP
+from gradients_in_depth.signals import measure
+from tests.bench import bench_diagnosis
 
 
 def draws(*shape, seed=0):

@@ -3,21 +3,16 @@
 import csv
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from notebooks.build import KERNEL, BuildError, read
+from gradients_in_depth import checks
 from tests import test_stored_notebooks as house
-from utils import checks
-
-with pytest.MonkeyPatch.context() as patch:
-    # nbgrader takes every folder in solutions/ for an assignment, a __pycache__ as well.
-    patch.setattr(sys, "dont_write_bytecode", True)
-    from solutions import build as builder
+from tools import exercises as builder
+from tools.lessons import KERNEL, BuildError, read
 
 ROOT = Path(__file__).parent.parent
 SETS = builder.sets()
@@ -196,7 +191,7 @@ DAMAGE = {
         "what is the answer?",
     ),
     "no such check": ("# %% check growth_rate", "# %% check growth_rates", "growth_rate and growth_rates"),
-    "unknown": ("growth_rate", "growth_speed", "there is no utils.checks.growth_speed"),
+    "unknown": ("growth_rate", "growth_speed", "there is no gradients_in_depth.checks.growth_speed"),
     "other check": (
         "\nchecks.growth_rate(growth)",
         "\nchecks.shared_weight(growth)",

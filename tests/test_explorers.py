@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from torch.nn import functional as F
 
-from utils import data, explorers, networks, pictures, theory
+from gradients_in_depth import data, explorers, networks, pictures, theory
 
 
 def small_explorer(draw=None) -> explorers.Explorer:

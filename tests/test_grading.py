@@ -23,26 +23,24 @@ import pytest
 fcntl = pytest.importorskip("fcntl", reason="the grading runs on Linux, on macOS and in WSL")
 termios = pytest.importorskip("termios", reason="the grading runs on Linux, on macOS and in WSL")
 grading_book = pytest.importorskip(
-    "grading_book", reason="nbgrader is not installed: pip install -e .[grading]"
+    "tools.grading.book", reason="nbgrader is not installed: pip install -e .[grading]"
 )
 
 from nbformat.v4 import new_code_cell, new_notebook, new_output  # noqa: E402
 from sqlalchemy import Engine, event  # noqa: E402
 
-import grade as grading  # noqa: E402 (after the line that skips without nbgrader)
-import grading_examine  # noqa: E402
-import grading_execute  # noqa: E402
-import grading_report  # noqa: E402
-from grading_examine import CannotGradeError  # noqa: E402
-from grading_sandbox import Limits, Sandbox  # noqa: E402
 from tests.grading_class import CLASS, NAME, RIGHT, SECRET, edited, released, save, write_class, write_course  # noqa: E402
+from tools.grading import cli as grading  # noqa: E402 (after the line that skips without nbgrader)
+from tools.grading import examine, execute, report  # noqa: E402
+from tools.grading.examine import CannotGradeError  # noqa: E402
+from tools.grading.sandbox import Limits, Sandbox  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 TESTS = ("test_double", "test_slope", "test_parts")
 
 
 def grade(course: Path, *options: str, **environment: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, ROOT / "solutions" / "grade.py", course / "submitted"]
+    command = [sys.executable, "-m", "tools.grading", course / "submitted"]
     command += ["--source", course / "source", "--cell-seconds", "15", "--memory-mb", "1024", *options]
     return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
 
@@ -229,7 +227,7 @@ class TestReruns:
         endless = edited(json.loads((course / "submitted" / "cem" / NAME / f"{NAME}.ipynb").read_text()))
         slow = edited(endless, double="import time\ntime.sleep(40)")
         save(course / "submitted" / "cem" / NAME, slow)
-        command = [sys.executable, ROOT / "solutions" / "grade.py", course / "submitted", "--jobs", "1"]
+        command = [sys.executable, "-m", "tools.grading", course / "submitted", "--jobs", "1"]
         command += ["--source", course / "source", "--cell-seconds", "60"]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         records = course / "grading" / "records" / NAME
@@ -256,7 +254,7 @@ class TestReruns:
     def test_a_terminal_sees_how_far_it_is(self, course):
         """And a second run, which has nothing to do, is at its end at once."""
         for _ in range(2):
-            command = [sys.executable, ROOT / "solutions" / "grade.py", course / "submitted"]
+            command = [sys.executable, "-m", "tools.grading", course / "submitted"]
             command += ["--source", course / "source", "--jobs", "1"]
             terminal, theirs = os.openpty()
             fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
@@ -348,7 +346,7 @@ class TestWithoutBubblewrap:
 
 def points_of(source: str, *outputs, ended: str = "ok", most: float = 4):
     cell = new_code_cell(source, metadata={"nbgrader": {"grade": True, "solution": False, "points": most}})
-    return grading_execute.score_of(cell, grading_execute.CellRun(0, ended, outputs=list(outputs)))
+    return execute.score_of(cell, execute.CellRun(0, ended, outputs=list(outputs)))
 
 
 def result(text: str):
@@ -370,10 +368,10 @@ def test_points_of_a_test():
 
 
 def test_numbers_and_formulas_in_the_report():
-    assert [grading_report.number(v) for v in (None, 0.0, 7.0, 2.5, 1 / 3)] == ["", "0", "7", "2.5", "0.333"]
-    row = grading_report.Row("=1+1", "a", "a", "NOT GRADED", None, None, 3, ("<i>\n=x",), ())
-    assert "'=1+1,a,a,NOT GRADED,,,3,<i> =x," in grading_report.as_csv([row])
-    assert "<i>" not in grading_report.as_page([row], ["<b>"])
+    assert [report.number(v) for v in (None, 0.0, 7.0, 2.5, 1 / 3)] == ["", "0", "7", "2.5", "0.333"]
+    row = report.Row("=1+1", "a", "a", "NOT GRADED", None, None, 3, ("<i>\n=x",), ())
+    assert "'=1+1,a,a,NOT GRADED,,,3,<i> =x," in report.as_csv([row])
+    assert "<i>" not in report.as_page([row], ["<b>"])
 
 
 def test_every_key_in_the_gradebook_leads_somewhere(tmp_path):
@@ -424,7 +422,7 @@ def test_a_link_is_not_followed(tmp_path):
     (tmp_path / "secret").write_text("{}")
     (tmp_path / "link.ipynb").symlink_to(tmp_path / "secret")
     with pytest.raises(CannotGradeError) as caught:
-        grading_examine.read_bytes(tmp_path / "link.ipynb")
+        examine.read_bytes(tmp_path / "link.ipynb")
     assert str(caught.value) == "link.ipynb is a link, not a file"
 
 
@@ -434,17 +432,22 @@ def test_honest_libraries_are_not_taken_for_tampering(tmp_path):
     """Everything that a lesson imports, torch's functions and an open figure, before a test."""
     import threading
 
-    # A name with a dot for each module: `utils.checks` is a folder.
+    # A name with a dot for each module: `gradients_in_depth.checks` is a folder.
     paths = [path.relative_to(ROOT).with_suffix("") for path in (ROOT / "utils").rglob("*.py")]
     names = sorted(".".join(path.parts).removesuffix(".__init__") for path in paths)
-    assert {"utils", "utils.checks", "utils.checks.common", "utils.training"} <= set(names)
+    assert {
+        "utils",
+        "gradients_in_depth.checks",
+        "gradients_in_depth.checks.common",
+        "gradients_in_depth.training",
+    } <= set(names)
     modules = ", ".join(names)
     cells = [
         new_code_cell(f"import torch, numpy, scipy.stats, sklearn, random, unittest, math\nimport {modules}"),
         new_code_cell("assert True", metadata={"nbgrader": {"grade": True, "solution": False, "points": 1}}),
     ]
     limits = Limits(cell_seconds=120)
-    done = grading_execute.execute(
+    done = execute.execute(
         new_notebook(cells=cells), lambda: Sandbox(limits, tmp_path), limits, threading.Event()
     )
     assert [run.ended for run in done.cells.values()] == ["ok", "ok"], done

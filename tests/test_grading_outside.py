@@ -14,11 +14,13 @@ pytest.importorskip("nbgrader", reason="nbgrader is not installed: pip install -
 import nbformat  # noqa: E402 (after the line that skips without nbgrader)
 from nbformat.v4 import new_code_cell, new_notebook  # noqa: E402
 
-import grading_execute  # noqa: E402
-import grading_outside  # noqa: E402
-from grading_outside import Asked, Checker, asked, expression  # noqa: E402
-from grading_sandbox import Limits, Sandbox  # noqa: E402
 from tests.test_checks import BANKS  # noqa: E402
+from tools.grading import (
+    execute,  # noqa: E402
+    outside,  # noqa: E402
+)
+from tools.grading.outside import Asked, Checker, asked, expression  # noqa: E402
+from tools.grading.sandbox import Limits, Sandbox  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 
@@ -77,7 +79,7 @@ def test_all_tests_of_all_sets_are_checked_outside():
     for path in sorted(ROOT.glob("solutions/*/*.ipynb")):
         seeds = set()
         for cell in nbformat.read(path, 4).cells:
-            if grading_execute.is_test(cell):
+            if execute.is_test(cell):
                 lines = asked(cell.source)
                 assert lines, cell.source
                 seeds |= {line.seed for line in lines}
@@ -88,7 +90,7 @@ def test_all_tests_of_all_sets_are_checked_outside():
 
 @pytest.mark.slow  # two processes start
 def test_a_check_that_is_broken_is_not_a_mistake_of_the_answer(checker):
-    with pytest.raises(grading_outside.BrokenCheckError, match="no_such_check"):
+    with pytest.raises(outside.BrokenCheckError, match="no_such_check"):
         judged(checker, "no_such_check", (1,), 0)
     assert judged(checker, "scaled_underflow", (13,), 0).mistake  # the next one finds a new process
 
@@ -100,7 +102,7 @@ def test_a_reply_that_is_nonsense_is_no_answer(checker):
         )
         assert "cannot be read" in verdict.mistake
     for replies in ({}, {"answer": {"data": {"text/plain": "f()"}}}, {"answer": {"status": "error"}}):
-        assert grading_outside.reading(replies) == "{}"
+        assert outside.reading(replies) == "{}"
 
 
 def test_what_the_kernel_tells_of_values():
@@ -109,7 +111,7 @@ def test_what_the_kernel_tells_of_values():
 
     def there_and_back(value):
         reply = eval(expression("x", None, 0), {"x": value})
-        return grading_outside._read(json.loads(reply)["result"])
+        return outside._read(json.loads(reply)["result"])
 
     for value in (3, 2.5, True, "text", None, ..., math.inf, 1 + 2j, [1, (2.0, "a")], {"a": [1], 2: {3, 4}}):
         assert there_and_back(value) == value and type(there_and_back(value)) is type(value)
@@ -142,12 +144,12 @@ ATTACKS = {
     "math.isclose = numpy.allclose",
     "checks is another module": WRONG
     + "\nimport types\nchecks = types.SimpleNamespace(uniform_bound=print)\n"
-    "utils.checks.uniform_bound = print",
+    "gradients_in_depth.checks.uniform_bound = print",
     "the check itself is replaced": WRONG + "\nimport functools\nobject.__setattr__(checks.uniform_bound, "
     "'look', functools.partial(lambda bound, seed: None))",
     "the class of the checks is replaced": WRONG
     + "\ntype(checks.uniform_bound).__call__ = lambda *a, **k: None",
-    "no mistake is raised": WRONG + "\nfrom utils.checks import common\ncommon.compare = print",
+    "no mistake is raised": WRONG + "\nfrom gradients_in_depth.checks import common\ncommon.compare = print",
     "assertions are taken out": WRONG + "\nimport ast\nclass Out(ast.NodeTransformer):\n"
     "    def visit_Assert(self, node): return ast.Pass()\n    def visit_Expr(self, node): return ast.Pass()\n"
     "get_ipython().ast_transformers.append(Out())",
@@ -170,14 +172,14 @@ def graded(answer, seconds=20.0, more=()):
     """How the test of `uniform_bound` ended after the answer, and how the cells in `more` did."""
     test = new_code_cell("checks.uniform_bound(bound)\nchecks.uniform_bound(bound, seed=7)")
     test.metadata["nbgrader"] = {"grade": True, "solution": False, "points": 3, "grade_id": "bound"}
-    first = new_code_cell("import math, numpy, torch, utils\nfrom utils import checks")
+    first = new_code_cell("import math, numpy, torch, gradients_in_depth\nfrom utils import checks")
     notebook = new_notebook(cells=[first, new_code_cell(answer), test, *map(new_code_cell, more)])
     limits = Limits(cell_seconds=seconds)
     with tempfile.TemporaryDirectory() as folder:
-        done = grading_execute.execute(
+        done = execute.execute(
             notebook, lambda: Sandbox(limits, Path(folder), sandboxed=True), limits, threading.Event()
         )
-    points = grading_execute.score_of(test, done.cells[2])
+    points = execute.score_of(test, done.cells[2])
     return done, None if 2 in done.tampered else points
 
 
@@ -195,13 +197,13 @@ class TestInTheSandbox:
         assert done.cells[2].error.startswith(("Mistake: ", "NameError: "))
 
     def test_a_replaced_class_is_found_inside(self, monkeypatch):
-        monkeypatch.setattr(grading_outside, "asked", lambda source: ())
+        monkeypatch.setattr(outside, "asked", lambda source: ())
         done, points = graded(ATTACKS["the class of the checks is replaced"])
-        assert points is None and "replaced utils.checks" in done.tampered[2]
+        assert points is None and "replaced gradients_in_depth.checks" in done.tampered[2]
 
     def test_the_attacks_are_real(self, monkeypatch):
         """In the student's kernel one of them has all the points, and nothing is noticed."""
-        monkeypatch.setattr(grading_outside, "asked", lambda source: ())
+        monkeypatch.setattr(outside, "asked", lambda source: ())
         done, points = graded(ATTACKS["the check itself is replaced"])
         assert points == 3 and done.tampered == {}
 

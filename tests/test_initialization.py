@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from utils.data import DTYPES, gaussian_batch, seeded_generator
-from utils.initialization import SCHEMES, initialize, lsuv, weight_variance
-from utils.networks import DeepMLP
+from gradients_in_depth.data import DTYPES, gaussian_batch, seeded_generator
+from gradients_in_depth.initialization import SCHEMES, initialize, lsuv, weight_variance
+from gradients_in_depth.networks import DeepMLP
 
 SHAPES = [(64, 96), (96, 64), (80, 80)]  # (fan_in, fan_out): the two sides are told apart
 SEEDS = range(10)

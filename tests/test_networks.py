@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from utils.data import DTYPES, gaussian_batch, seeded_generator
-from utils.initialization import SCHEMES, initialize
-from utils.networks import (
+from gradients_in_depth.data import DTYPES, gaussian_batch, seeded_generator
+from gradients_in_depth.initialization import SCHEMES, initialize
+from gradients_in_depth.networks import (
     CELLS,
     NORMALIZATIONS,
     Block,
@@ -19,8 +19,8 @@ from utils.networks import (
     Transformer,
     TransformerBlock,
 )
-from utils.signals import measure
-from utils.theory import ACTIVATIONS
+from gradients_in_depth.signals import measure
+from gradients_in_depth.theory import ACTIVATIONS
 
 
 def numbers(parameter):

@@ -16,6 +16,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "utils" / "gradients_in_depth"
 PYPROJECT = (ROOT / "pyproject.toml").read_text()
 REQUIREMENTS = (ROOT / "requirements.txt").read_text()
 ENVIRONMENT = (ROOT / "environment.yml").read_text()
@@ -244,36 +245,35 @@ def test_every_import_is_declared():
     everything = needed | names_in(project["optional-dependencies"]["test"])
     everything |= names_in(project["optional-dependencies"]["grading"])
     tests = sorted((ROOT / "tests").rglob("*.py"))
-    grading = sorted((ROOT / "solutions").glob("gra*.py"))
-    names = (path.stem for path in [*tests, *grading])
-    own = {"utils", "notebooks", "solutions", "tests", "conftest", *names}
+    names = (path.stem for path in tests)
+    own = {"gradients_in_depth", "tools", "tests", "conftest", *names}
 
     scripts = [*(ROOT / "notebooks" / "sources").glob("*.py"), *(ROOT / "solutions").glob("[0-9]*.py")]
-    learners = sorted([*(ROOT / "utils").rglob("*.py"), *scripts])
-    assert undeclared(learners, {"utils"}, needed) == []
-    builders = [ROOT / folder / "build.py" for folder in ("notebooks", "solutions")]
-    assert undeclared([*builders, ROOT / "conftest.py", *tests, *grading], own, everything) == []
+    learners = sorted([*PACKAGE.rglob("*.py"), *scripts])
+    assert undeclared(learners, {"gradients_in_depth"}, needed) == []
+    tools = sorted((ROOT / "tools").rglob("*.py"))
+    assert undeclared([*tools, ROOT / "conftest.py", *tests], own, everything) == []
 
 
 def test_an_undeclared_import_is_named(tmp_path):
     script = tmp_path / "lesson.py"
-    script.write_text("import json\nimport seaborn.utils\nfrom PIL import Image\nimport utils\n")
-    assert undeclared([script], {"utils"}, {"pillow"}) == [
+    script.write_text("import json\nimport seaborn.utils\nfrom PIL import Image\nimport gradients_in_depth\n")
+    assert undeclared([script], {"gradients_in_depth"}, {"pillow"}) == [
         "lesson.py imports seaborn, which pyproject.toml does not name"
     ]
 
 
 def test_the_installed_course_is_this_one():
     """An environment that was made for another copy of the course would test that copy."""
-    import utils
+    import gradients_in_depth
 
-    assert Path(utils.__file__).parent == ROOT / "utils"
+    assert Path(gradients_in_depth.__file__).parent == PACKAGE
     assert importlib.metadata.version("gradients-in-depth") == tomllib.loads(PYPROJECT)["project"]["version"]
 
 
 def test_front_end_files_are_packaged():
-    data = tomllib.loads(PYPROJECT)["tool"]["setuptools"]["package-data"]["utils"]
-    files = [path for path in (ROOT / "utils").iterdir() if path.is_file() and path.suffix != ".py"]
+    data = tomllib.loads(PYPROJECT)["tool"]["setuptools"]["package-data"]["*"]
+    files = [path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")]
     assert [path.name for path in files if not any(path.match(pattern) for pattern in data)] == []
 
 

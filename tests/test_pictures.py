@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from utils import pictures
+from gradients_in_depth import pictures
 
 # WCAG 2.2: 3 : 1 for lines and markers (1.4.11). The backgrounds are JupyterLab's, light and dark.
 BACKGROUNDS = ("#ffffff", "#111111")

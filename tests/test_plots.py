@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from utils import networks, pictures, plots, signals
-from utils.training import History, Sweep
+from gradients_in_depth import networks, pictures, plots, signals
+from gradients_in_depth.training import History, Sweep
 
 
 @pytest.fixture(autouse=True)

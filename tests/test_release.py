@@ -14,12 +14,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from utils import checks
-
-with pytest.MonkeyPatch.context() as patch:
-    # nbgrader takes every folder in solutions/ for an assignment, a __pycache__ as well.
-    patch.setattr(sys, "dont_write_bytecode", True)
-    from solutions import release
+from gradients_in_depth import checks
+from tools import release
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.slow
@@ -160,9 +156,9 @@ def in_an_exercise(files):
 
 
 LEAKS = {
-    "solution": lambda files: ("utils/notes.ipynb", solution_of_first_set().read_bytes()),
+    "solution": lambda files: ("utils/gradients_in_depth/notes.ipynb", solution_of_first_set().read_bytes()),
     "script": lambda files: (
-        "utils/notes.py",
+        "utils/gradients_in_depth/notes.py",
         (ROOT / "solutions" / f"{solution_of_first_set().stem}.py").read_bytes(),
     ),
     "a short answer in its exercise": in_an_exercise,
@@ -171,8 +167,9 @@ for where, lines in taken_out():
     if len("\n".join(lines)) >= 25:
         LEAKS |= {
             f"{where}, in a module": lambda files, lines=lines: (
-                "utils/data.py",
-                files["utils/data.py"] + "".join(f"\n\n        {line}  " for line in lines).encode(),
+                "utils/gradients_in_depth/data.py",
+                files["utils/gradients_in_depth/data.py"]
+                + "".join(f"\n\n        {line}  " for line in lines).encode(),
             ),
             f"{where}, in an output": lambda files, lines=lines: (
                 "notebooks/00_start_here.ipynb",
@@ -196,7 +193,7 @@ def test_it_has_what_students_need_and_nothing_else(files, course):
         assert not re.fullmatch(r"notebooks/\d\d_.*\.ipynb|exercises/.*|utils/.*|LICENSE.*", name)
     for name in files:
         assert re.fullmatch(
-            r"notebooks/\d\d_\w+\.ipynb|exercises/(\d\d_\w+)/\1\.ipynb|utils/(checks/)?\w+\.(py|js|css)"
+            r"notebooks/\d\d_\w+\.ipynb|exercises/(\d\d_\w+)/\1\.ipynb|utils/gradients_in_depth/(checks/)?\w+\.(py|js|css)"
             r"|(exercises/)?README\.md|LICENSE(-text)?|CITATION\.cff|Makefile|\.github/explorer\.png"
             r"|pyproject\.toml|requirements\.txt|environment\.yml",
             name,
@@ -228,9 +225,9 @@ def test_its_pages_name_nothing_that_is_not_there(files):
 RUN = """
 import json, sys
 from pathlib import Path
-import utils
-from utils import checks
-assert Path(utils.__file__).resolve().parent == Path.cwd() / "utils"
+import gradients_in_depth
+from gradients_in_depth import checks
+assert Path(gradients_in_depth.__file__).resolve().parent == Path.cwd() / "utils/gradients_in_depth"
 for path in sorted(Path("exercises").glob("*/*.ipynb")):
     names = {}
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
@@ -320,7 +317,7 @@ def refusal(folder, capsys):
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "utils/data.py", "exercises/new.txt", "notebooks/11_new.ipynb"]
+    "name", ["README.md", "utils/gradients_in_depth/data.py", "exercises/new.txt", "notebooks/11_new.ipynb"]
 )
 def test_what_is_not_committed_is_named(name, changed, capsys):
     with open(changed / name, "a") as file:

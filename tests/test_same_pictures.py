@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from nbformat.v4 import new_output
 
+from gradients_in_depth import pictures
 from tests.same_pictures import TOLERANCE, changed_pictures, difference
-from utils import pictures
 
 
 @cache

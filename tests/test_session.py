@@ -13,7 +13,7 @@ import pytest
 import torch
 from jupyter_client.manager import start_new_kernel
 
-from utils import session
+from gradients_in_depth import session
 
 
 def draw():
@@ -77,7 +77,7 @@ def test_figures_are_shown_as_pictures_in_a_kernel():
     code = """
 from IPython.core.interactiveshell import InteractiveShell
 shell = InteractiveShell.instance()
-from utils import session
+from gradients_in_depth import session
 session.start()
 import matplotlib.pyplot as plt
 figure, ax = plt.subplots()
@@ -208,7 +208,7 @@ class TestParallelMap:
             "print([y for y, _ in found.values()], os.getpid() in [process for _, process in found.values()])"
         )
         try:
-            run("import os, time, joblib\nfrom utils.session import parallel_map")
+            run("import os, time, joblib\nfrom gradients_in_depth.session import parallel_map")
             run("joblib.cpu_count = lambda: 2")
             assert run(doubled) == ([], ["[2, 4] False\n"])
             for waiting in ("parallel_map(lambda x: time.sleep(40), (1, 2))", "time.sleep(40)"):

@@ -16,9 +16,9 @@ from torch import nn
 from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
 from torch.utils.checkpoint import checkpoint
 
-from utils.data import gaussian_batch
-from utils.networks import Block, DeepMLP, RecurrentNetwork, Transformer, TransformerBlock
-from utils.signals import (
+from gradients_in_depth.data import gaussian_batch
+from gradients_in_depth.networks import Block, DeepMLP, RecurrentNetwork, Transformer, TransformerBlock
+from gradients_in_depth.signals import (
     FORMATS,
     LayerSignals,
     flow,

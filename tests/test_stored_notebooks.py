@@ -16,8 +16,8 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from notebooks.build import is_current
 from tests.test_pictures import contrast
+from tools.lessons import is_current
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 SCRIPTS = {path.stem: path for path in sorted((FOLDER / "sources").glob("*.py"))}
@@ -423,7 +423,7 @@ BREAKS = [
     (short_lines, code_("x = '" + "a" * 110 + "'"), "116 characters"),
     (as_much_prose_as_code, lambda n: n.cells.pop(0), "1 markdown cells for 2"),
     (self_contained_code, code_("import sys\nsys.path.insert(0, '..')"), "sys.path"),
-    (self_contained_code, code_("from sys import path\nfrom utils.plots import *"), "imports *"),
+    (self_contained_code, code_("from sys import path\nfrom gradients_in_depth.plots import *"), "imports *"),
     (self_contained_code, code_("import urllib.request"), "urllib.request"),
     (self_contained_code, code_("from requests import get"), "requests"),
     (self_contained_code, code_("from sklearn.datasets import fetch_openml"), "fetch_openml"),

@@ -1,4 +1,4 @@
-"""utils.theory: printed figures, properties, simulation of plain-torch networks, sentences on bad input."""
+"""theory: printed figures, properties, simulation of plain-torch networks, sentences on bad input."""
 
 import math
 from decimal import Decimal
@@ -13,7 +13,7 @@ from scipy.integrate import quad
 from scipy.special import psi
 from torch import nn
 
-from utils import theory
+from gradients_in_depth import theory
 
 
 @pytest.fixture(autouse=True, scope="module")

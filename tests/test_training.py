@@ -10,10 +10,10 @@ import tqdm.notebook
 from torch import nn
 from torch.nn import functional as F
 
-from utils import training
-from utils.data import Split, digits, gaussian_batch
-from utils.networks import DeepMLP
-from utils.training import OPTIMIZERS, sweep, train
+from gradients_in_depth import training
+from gradients_in_depth.data import Split, digits, gaussian_batch
+from gradients_in_depth.networks import DeepMLP
+from gradients_in_depth.training import OPTIMIZERS, sweep, train
 
 
 @pytest.fixture(autouse=True)
@@ -523,7 +523,7 @@ FOREIGN = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)
         (
             {"data": (1, 2)},
             TypeError,
-            "data must be a utils.data.Split, such as digits() returns, got tuple.",
+            "data must be a Split, such as data.digits() returns, got tuple.",
         ),
         ({"loss_fn": "mse"}, TypeError, "loss_fn must be a function of (outputs, targets), got 'mse'."),
         ({"epochs": 0}, ValueError, "epochs must be an integer of at least 1, got 0."),
@@ -716,7 +716,7 @@ def test_a_sweep_lists_what_gets_no_gradient_as_nan_and_leaves_out_what_is_froze
         (
             {"data": (1, 2)},
             TypeError,
-            "data must be a utils.data.Split, such as digits() returns, got tuple.",
+            "data must be a Split, such as data.digits() returns, got tuple.",
         ),
         ({"loss_fn": "mse"}, TypeError, "loss_fn must be a function of (outputs, targets), got 'mse'."),
         (

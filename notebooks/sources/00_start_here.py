@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from utils import data, explorers, initialization, networks
-from utils import plots, session, signals, theory, training
+from gradients_in_depth import data, explorers, initialization, networks
+from gradients_in_depth import plots, session, signals, theory, training
 
 session.start(seed=0)
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from utils import data, explorers, networks, plots, session, signals, theory
+from gradients_in_depth import data, explorers, networks, plots, session, signals, theory
 
 session.start(seed=0)
 

@@ -26,8 +26,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from utils import data, explorers, initialization, networks, plots, session, signals, theory
-from utils.training import sweep
+from gradients_in_depth import data, explorers, initialization, networks, plots, session, signals, theory
+from gradients_in_depth.training import sweep
 
 session.start(seed=0)
 

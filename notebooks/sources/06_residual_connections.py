@@ -29,9 +29,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from utils import data, explorers, networks, pictures, plots, session, signals, theory
-from utils.session import parallel_map
-from utils.training import sweep
+from gradients_in_depth import data, explorers, networks, pictures, plots, session, signals, theory
+from gradients_in_depth.session import parallel_map
+from gradients_in_depth.training import sweep
 
 session.start(seed=0)
 

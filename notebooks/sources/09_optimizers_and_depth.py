@@ -27,8 +27,8 @@ from sklearn.model_selection import StratifiedKFold
 from torch import nn
 from torch.nn import functional as F
 
-from utils import data, explorers, initialization, networks, plots, session, signals, theory
-from utils.training import sweep, train
+from gradients_in_depth import data, explorers, initialization, networks, plots, session, signals, theory
+from gradients_in_depth.training import sweep, train
 
 session.start(seed=0)
 

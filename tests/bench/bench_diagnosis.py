@@ -1,4 +1,4 @@
-"""How often `utils.diagnosis.diagnose` names the disease of a random network rightly, first and by cause.
+"""How often `diagnosis.diagnose` names the disease of a random network rightly, first and by cause.
 
     python tests/bench/bench_diagnosis.py             # prints the table, exits 1 below the aims
     python tests/bench/bench_diagnosis.py --write     # and keeps it as tests/bench/diagnosis.md
@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.data import digits
-from utils.diagnosis import Diagnosis, diagnose
-from utils.networks import DeepMLP
+from gradients_in_depth.data import digits
+from gradients_in_depth.diagnosis import Diagnosis, diagnose
+from gradients_in_depth.networks import DeepMLP
 
 TABLE = Path(__file__).with_name("diagnosis.md")
 FIRST_SEED = {"evaluation": 0, "development": 1_000_000}

@@ -30,7 +30,7 @@ import numpy as np
 import psutil
 import torch
 from ipywidgets import IntSlider, interact
-from utils import data, explorers, signals, theory
+from gradients_in_depth import data, explorers, signals, theory
 torch.set_num_threads(1)  # and not session.start: interact is to show plain inline figures
 weights = (data.gaussian_batch(100 * 128, 128, seed=0).reshape(100, 128, 128) / 128**0.5).unbind()
 inputs, arriving = data.gaussian_batch(64, 128, seed=1), data.gaussian_batch(64, 128, seed=2)

@@ -21,10 +21,10 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "solutions")]
+sys.path.insert(0, str(ROOT))
 
-import grading_book  # noqa: E402 (after the line that finds it)
 from tests.grading_class import NAME, RIGHT, edited, released, save, write_course  # noqa: E402
+from tools.grading import book  # noqa: E402 (after the line that finds it)
 
 
 def seconds(command: list[str], folder: Path) -> float:
@@ -50,7 +50,7 @@ def main() -> None:
         write_course(course)
         (course / "release").mkdir()
         url = f"sqlite:///{course / 'gradebook.db'}"
-        grading_book.release(course, NAME, course / "source", course / "release", url)
+        book.release(course, NAME, course / "source", course / "release", url)
         given = released(course / "release" / NAME / f"{NAME}.ipynb")
         for i in range(options.submissions):
             save(course / "submitted" / f"student{i:03d}" / NAME, edited(given, **RIGHT))
@@ -65,7 +65,8 @@ def main() -> None:
             shutil.rmtree(course / "grading", ignore_errors=True)
             command = [
                 sys.executable,
-                str(ROOT / "solutions" / "grade.py"),
+                "-m",
+                "tools.grading",
                 "submitted",
                 "--source",
                 "source",
@@ -77,7 +78,7 @@ def main() -> None:
         for _ in range(options.repeats):
             times["nbgrader autograde"].append(plain())
             for jobs in options.jobs:
-                times.setdefault(f"grade.py --jobs {jobs}", []).append(ours(jobs))
+                times.setdefault(f"ours --jobs {jobs}", []).append(ours(jobs))
     usual = statistics.median(times["nbgrader autograde"])
     print(f"{options.submissions} submissions, {options.repeats} repeats, medians:")
     for what, taken in times.items():

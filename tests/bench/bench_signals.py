@@ -1,4 +1,4 @@
-"""What `utils.signals.measure` costs beside a bare forward and backward pass of the same network.
+"""What `signals.measure` costs beside a bare forward and backward pass of the same network.
 
 Runs the two in turn, so that a busy machine slows both, and prints the median, least and largest ratio of
 the pairs, by the clock and by processor time (which other processes disturb less):
@@ -17,8 +17,8 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from utils.networks import Block, DeepMLP
-from utils.signals import measure
+from gradients_in_depth.networks import Block, DeepMLP
+from gradients_in_depth.signals import measure
 
 
 def main() -> None:

@@ -1,1 +1,0 @@
-"""The shared package of the course Gradients in Depth: a few modules, one job each."""

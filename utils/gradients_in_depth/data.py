@@ -1,0 +1,199 @@
+"""The course's data, all of it on this machine: handwritten digits and Gaussian batches."""
+
+import math
+import random
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from torch import Tensor
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Examples to train on and examples to validate on; the first axis counts examples.
+
+    `train_inputs` (n_train, ...), `train_targets` (n_train, ...), `validation_inputs` (n_validation, ...),
+    `validation_targets` (n_validation, ...). Build one to hand data of your own to `training.train`.
+    Raises `TypeError` for anything but tensors; `ValueError` when a part is empty, when inputs and targets
+    differ in number, and for NaN or infinity.
+    """
+
+    train_inputs: Tensor
+    train_targets: Tensor
+    validation_inputs: Tensor
+    validation_targets: Tensor
+
+    def __post_init__(self) -> None:
+        for part in ("train", "validation"):
+            inputs = check_batch(f"{part}_inputs", getattr(self, f"{part}_inputs"))
+            targets = check_batch(f"{part}_targets", getattr(self, f"{part}_targets"))
+            if len(inputs) != len(targets):
+                raise ValueError(
+                    f"{part}_inputs and {part}_targets must hold equally many examples, "
+                    f"got {len(inputs)} and {len(targets)}."
+                )
+
+
+class Digits(Split):
+    """The digits: inputs (n, 64), one column per pixel; targets (n,), integers from 0 to 9."""
+
+
+def digits(validation_share: float = 0.25, seed: int = 0, dtype: torch.dtype = torch.float32) -> Digits:
+    """The 1797 handwritten digits of scikit-learn, 8 by 8 pixels, split and standardized; no download.
+
+    Inputs (n, 64) have mean 0 and variance 1 in each pixel over the TRAINING images (a pixel that is blank in
+    all of them stays 0 there); the validation images are scaled by the same two numbers. Each digit has the
+    same share in both parts. Raises `ValueError` unless 0.01 <= `validation_share` <= 0.99.
+    E. Alpaydin, C. Kaynak (1998), Optical Recognition of Handwritten Digits, UCI Machine Learning Repository.
+    """
+    check_number("validation_share", validation_share, at_least=0.01, at_most=0.99)
+    check_seed(seed)
+    check_choice("dtype", dtype, DTYPES)
+    # Imported here: it takes more than a second, and most lessons do without.
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+    from sklearn.preprocessing import StandardScaler
+
+    images, labels = load_digits(return_X_y=True)
+    parts = train_test_split(images, labels, test_size=validation_share, random_state=seed, stratify=labels)
+    train_images, validation_images, train_labels, validation_labels = parts
+    scaler = StandardScaler().fit(train_images)
+    return Digits(
+        train_inputs=torch.from_numpy(scaler.transform(train_images)).to(dtype),
+        train_targets=torch.from_numpy(train_labels),
+        validation_inputs=torch.from_numpy(scaler.transform(validation_images)).to(dtype),
+        validation_targets=torch.from_numpy(validation_labels),
+    )
+
+
+def gaussian_batch(batch: int, width: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Independent standard normal numbers (batch, width): the same ones in every dtype, but for rounding.
+
+    Raises `TypeError` or `ValueError` for a size below 1, a bad seed, or a dtype that is not floating.
+    """
+    check_integer("batch", batch, at_least=1)
+    check_integer("width", width, at_least=1)
+    check_choice("dtype", dtype, DTYPES)
+    return torch.randn(batch, width, generator=seeded_generator(seed), dtype=torch.float64).to(dtype)
+
+
+def delayed_recall(
+    length: int,
+    *,
+    classes: int = 4,
+    noise: float = 0.3,
+    n_train: int = 1024,
+    n_validation: int = 512,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> Split:
+    """Sequences whose first step says what to answer after the last: everything between is noise.
+
+    Inputs (n, length, classes): Gaussian noise of standard deviation `noise`, and at the first step also a 1
+    in the column of the target. Targets (n,): integers from 0 to `classes` - 1, all equally likely. One seed
+    gives the same targets for every length. Raises `TypeError` or `ValueError` for arguments out of range.
+    After Hochreiter and Schmidhuber 1997 (latching).
+    """
+    check_integer("length", length, at_least=1)
+    check_integer("classes", classes, at_least=2)
+    check_number("noise", noise, at_least=0)
+    check_integer("n_train", n_train, at_least=1)
+    check_integer("n_validation", n_validation, at_least=1)
+    check_choice("dtype", dtype, DTYPES)
+    generator = seeded_generator(seed)
+    n = n_train + n_validation
+    targets = torch.randint(classes, (n,), generator=generator)
+    inputs = noise * torch.randn(n, length, classes, generator=generator, dtype=torch.float64)
+    inputs[torch.arange(n), 0, targets] += 1
+    inputs = inputs.to(dtype)
+    return Split(inputs[:n_train], targets[:n_train], inputs[n_train:], targets[n_train:])
+
+
+def seeded_generator(seed: int) -> torch.Generator:
+    """A random generator of its own, so that no draw reads or moves torch's global random state."""
+    return torch.Generator().manual_seed(check_seed(seed))
+
+
+@contextmanager
+def random_state_kept(gpus: Iterable[int] = ()) -> Iterator[None]:
+    """Inside, draw as you like: torch, NumPy and Python have their random state back afterwards."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 (others draw from it)
+    try:
+        with torch.random.fork_rng(devices=gpus):
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+# The checks behind the arguments of the package. Each returns the value, or raises one sentence that says
+# what is allowed and what was given: TypeError for the wrong kind of thing, ValueError for the wrong value.
+
+
+def check_integer(name: str, value: int, at_least: int) -> int:
+    """`value`, if it is an integer of at least `at_least`."""
+    sentence = f"{name} must be an integer of at least {at_least}, got {value!r}."
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(sentence)
+    if value < at_least:
+        raise ValueError(sentence)
+    return int(value)
+
+
+def check_number(name: str, value: float, at_least: float = -math.inf, at_most: float = math.inf) -> float:
+    """`value`, if it is a finite number within the bounds."""
+    bounds = ""
+    if at_most < math.inf:
+        bounds = f" from {at_least} to {at_most}"
+    elif at_least > -math.inf:
+        bounds = f" of at least {at_least}"
+    sentence = f"{name} must be a finite number{bounds}, got {value!r}."
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(sentence)
+    if not math.isfinite(value) or not at_least <= value <= at_most:
+        raise ValueError(sentence)
+    return float(value)
+
+
+def check_flag(name: str, value: bool) -> bool:
+    """`value`, if it is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}.")
+    return value
+
+
+def check_choice(name: str, value: object, allowed: Iterable[object]) -> object:
+    """`value`, if it is one of those allowed; the sentence lists them."""
+    allowed = list(allowed)
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}; got {value!r}.")
+    return value
+
+
+def check_seed(seed: int) -> int:
+    """`seed`, if both torch and NumPy take it."""
+    sentence = f"seed must be an integer from 0 to 2**32 - 1, got {seed!r}."
+    if isinstance(seed, bool) or not isinstance(seed, Integral):
+        raise TypeError(sentence)
+    if not 0 <= seed < 2**32:
+        raise ValueError(sentence)
+    return int(seed)
+
+
+def check_batch(name: str, value: Tensor) -> Tensor:
+    """`value`, if it is a tensor of at least one example without NaN or infinity."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}.")
+    if value.ndim == 0 or value.numel() == 0:
+        raise ValueError(f"{name} must hold at least one example, got shape {tuple(value.shape)}.")
+    if not value.isfinite().all():
+        raise ValueError(
+            f"{name} must be finite, got NaN or infinity in {int((~value.isfinite()).sum())} places."
+        )
+    return value
