@@ -13,24 +13,25 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "utils" / "gradients_in_depth"
 
 # What each module may import of the package: only what stands above it.
-NUMBERS = ["data", "theory", "initialization", "networks", "signals", "diagnosis", "training"]
+NUMBERS = ["arguments", "data", "theory", "initialization", "networks", "signals", "diagnosis", "training"]
 MAY_IMPORT = {
     "pictures": [],
-    "data": [],
-    "session": ["pictures", "data"],
-    "theory": [],
-    "initialization": ["data", "theory"],
-    "networks": ["data", "theory", "initialization"],
-    "signals": ["data", "theory", "initialization", "networks"],
-    "diagnosis": ["data", "theory", "initialization", "networks", "signals"],
-    "training": ["data", "theory", "initialization", "networks", "signals"],
+    "arguments": [],
+    "data": ["arguments"],
+    "session": ["pictures", "arguments", "data"],
+    "theory": ["arguments"],
+    "initialization": ["arguments", "data", "theory"],
+    "networks": ["arguments", "data", "theory", "initialization"],
+    "signals": ["arguments", "data", "theory", "initialization", "networks"],
+    "diagnosis": ["arguments", "data", "theory", "initialization", "networks", "signals"],
+    "training": ["arguments", "data", "theory", "initialization", "networks", "signals"],
     "plots": ["pictures", "session", *NUMBERS],
     "explorers": ["pictures", "session", *NUMBERS, "plots"],
     "checks": ["pictures", "session", *NUMBERS, "plots", "explorers"],
 }
 WIDGETS = {"ipywidgets", "anywidget", "traitlets", "comm"}
 DRAWING = {"matplotlib", "PIL", "IPython"} | WIDGETS  # the numbers do not know how they are shown
-MOST_MODULES = 12
+MOST_MODULES = 13
 
 
 def imports_of(tree: ast.AST) -> set[str]:

@@ -9,19 +9,8 @@ import torch
 from scipy import stats
 from sklearn.datasets import load_digits
 
-from gradients_in_depth.data import (
-    DTYPES,
-    Split,
-    check_batch,
-    check_choice,
-    check_flag,
-    check_integer,
-    check_number,
-    delayed_recall,
-    digits,
-    gaussian_batch,
-    seeded_generator,
-)
+from gradients_in_depth.arguments import check_batch, check_choice, check_flag, check_integer, check_number
+from gradients_in_depth.data import DTYPES, Split, delayed_recall, digits, gaussian_batch, seeded_generator
 
 
 @pytest.fixture(scope="module")

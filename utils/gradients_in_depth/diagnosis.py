@@ -21,7 +21,7 @@ from scipy.special import ndtr
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from gradients_in_depth.data import check_choice, check_number
+from gradients_in_depth.arguments import check_choice, check_number
 from gradients_in_depth.signals import FORMATS, LayerSignals, Signals, measure
 
 NAN = math.nan

@@ -7,7 +7,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from gradients_in_depth.data import check_batch, check_choice, check_integer, check_number, seeded_generator
+from gradients_in_depth.arguments import check_batch, check_choice, check_integer, check_number
+from gradients_in_depth.data import seeded_generator
 
 # Name -> function that fills a (fan_out, fan_in) weight from a generator, at gain 1.
 SCHEMES: dict[str, Callable[..., Tensor]] = {

@@ -6,14 +6,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from gradients_in_depth.data import (
-    DTYPES,
-    check_choice,
-    check_flag,
-    check_integer,
-    check_number,
-    seeded_generator,
-)
+from gradients_in_depth.arguments import check_choice, check_flag, check_integer, check_number
+from gradients_in_depth.data import DTYPES, seeded_generator
 from gradients_in_depth.initialization import SCHEMES, initialize
 from gradients_in_depth.theory import activation_module
 

@@ -19,7 +19,8 @@ from packaging.requirements import Requirement
 from tqdm.auto import tqdm
 
 from gradients_in_depth import pictures
-from gradients_in_depth.data import check_seed, random_state_kept
+from gradients_in_depth.arguments import check_seed
+from gradients_in_depth.data import random_state_kept
 
 DISTRIBUTION = "gradients-in-depth"
 MOST_PROCESSES = 4  # each holds a torch of its own, and with what it computes up to 700 MB

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from gradients_in_depth.data import check_batch, check_integer, check_number, random_state_kept
+from gradients_in_depth.arguments import check_batch, check_integer, check_number
+from gradients_in_depth.data import random_state_kept
 from gradients_in_depth.theory import FORMATS as FORMAT_DTYPES
 from gradients_in_depth.theory import activation_module, number_format
 

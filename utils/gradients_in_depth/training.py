@@ -13,14 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from gradients_in_depth.data import (
-    Split,
-    check_choice,
-    check_flag,
-    check_integer,
-    check_number,
-    seeded_generator,
-)
+from gradients_in_depth.arguments import check_choice, check_flag, check_integer, check_number
+from gradients_in_depth.data import Split, seeded_generator
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import nn
 
-from gradients_in_depth import data
+from gradients_in_depth import arguments
 
 EMPTY = "There is no answer yet: write yours in the cell above, run that cell, then run this one again."
 WIDTH = 100
@@ -51,7 +51,7 @@ class Check:
                 raise Mistake(f"This check takes {' and '.join(wanted)}, in this order, and nothing else.")
             if any(part is None or part is ... for part in answer):
                 raise Mistake(EMPTY)
-            self.look(*answer, seed=data.check_seed(seed))
+            self.look(*answer, seed=arguments.check_seed(seed))
         except Mistake as mistake:
             raise Mistake(f"{mistake} (A hint: checks.{self.name}.hint())") from None
         # Nothing is returned: nbgrader reads a returned value as partial credit.

@@ -8,7 +8,7 @@ import torch
 from matplotlib.axes import Axes
 from torch.nn import functional as F
 
-from gradients_in_depth import data, networks, plots, signals, theory
+from gradients_in_depth import arguments, data, networks, plots, signals, theory
 from gradients_in_depth.checks.common import (
     Mistake,
     as_number,
@@ -255,7 +255,7 @@ def patient(number: int) -> Sequence[Axes]:
 
     They are linear networks of twenty layers of width 24. Raises `ValueError` for another number.
     """
-    data.check_choice("number", number, _DISEASE_OF)
+    arguments.check_choice("number", number, _DISEASE_OF)
     disease = _DISEASE_OF[number]
     width, inputs = 24, data.gaussian_batch(256, 24, seed=5)
     model = networks.DeepMLP(

@@ -8,7 +8,7 @@ import torch
 from matplotlib.axes import Axes
 from scipy.optimize import brentq
 
-from gradients_in_depth import data, networks, plots, signals, theory
+from gradients_in_depth import arguments, data, networks, plots, signals, theory
 from gradients_in_depth.checks.common import Mistake, as_number, call, check_choices, close, compare, exercise
 
 
@@ -226,7 +226,7 @@ def treated(number: int) -> Sequence[Axes]:
 
     Twelve layers of width 128, Xavier weights and then the treatment. Raises `ValueError` for another number.
     """
-    data.check_choice("number", number, _TREATMENT_OF)
+    arguments.check_choice("number", number, _TREATMENT_OF)
     model, inputs = _treated_network(_TREATMENT_OF[number]), data.gaussian_batch(64, 128, seed=5)
     found = signals.measure(
         model, inputs, layers=networks.Block, loss_fn=lambda outputs: outputs.square().mean() / 2

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 from torch.nn import functional as F
 
-from gradients_in_depth import data, networks, plots, signals
+from gradients_in_depth import arguments, data, networks, plots, signals
 from gradients_in_depth.checks.common import (
     Mistake,
     as_number,
@@ -365,7 +365,7 @@ def start_dashboard(number: int) -> Sequence[Axes]:
 
     They are networks of thirty layers of width 64, untrained. Raises `ValueError` for another number.
     """
-    data.check_choice("number", number, _START_OF)
+    arguments.check_choice("number", number, _START_OF)
     start = _START_OF[number]
     width, inputs = 64, 0.3 * data.gaussian_batch(256, 64, seed=5)  # small, where tanh is nearly straight
     weight_var = {"ReLU too small": _SMALL_WEIGHT_VAR, "ReLU He": 2.0}.get(start, 1.0)

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gradients_in_depth import data, networks, plots, signals
+from gradients_in_depth import arguments, data, networks, plots, signals
 from gradients_in_depth.checks.common import (
     Mistake,
     as_number,
@@ -298,7 +298,7 @@ def night_chart(number: int) -> Sequence[Axes]:
 
     They are networks of thirty layers, untrained. Raises `ValueError` for another number.
     """
-    data.check_choice("number", number, _ILLNESS_OF)
+    arguments.check_choice("number", number, _ILLNESS_OF)
     model = _night_model(_ILLNESS_OF[number])
     digits = data.digits(dtype=torch.float64)
     inputs, targets = digits.train_inputs[:64], digits.train_targets[:64]

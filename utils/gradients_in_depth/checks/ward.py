@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from torch import nn
 from torch.nn import functional as F
 
-from gradients_in_depth import data, diagnosis, networks, plots, signals, training
+from gradients_in_depth import arguments, data, diagnosis, networks, plots, signals, training
 from gradients_in_depth.checks.common import WIDTH
 
 DIAGNOSES: dict[str, str] = {
@@ -293,7 +293,7 @@ class Patient:
             print("No cure yet: write one of checks.CURES between the brackets, and run the cell again.")
             return None
         for cure in cures:
-            data.check_choice("cure", cure, CURES)
+            arguments.check_choice("cure", cure, CURES)
         before = self._course("nothing")
         courses = {"untreated": before} | {cure: self._course(cure) for cure in cures}
         for cure in cures:
@@ -316,13 +316,13 @@ class Patient:
         return self._course(cure).right
 
     def _course(self, cure: str) -> "_Course":
-        recipe = self._recipe | CURES[data.check_choice("cure", cure, CURES)]
+        recipe = self._recipe | CURES[arguments.check_choice("cure", cure, CURES)]
         return _clinic_course(tuple(sorted(recipe.items(), key=lambda item: item[0])), self.seed)
 
     def _judgement(self, disease: str | None) -> str:
         if disease is None or disease is ...:
             return "No name yet: take your time, look at the chart, and write one of checks.DIAGNOSES."
-        data.check_choice("disease", disease, DIAGNOSES)
+        arguments.check_choice("disease", disease, DIAGNOSES)
         if disease == self._disease:
             return f"Right: patient {self.number}: {DIAGNOSES[disease]}. Now prescribe."
         return f"Look again. {self._against(disease)}"
@@ -487,6 +487,6 @@ def _one_customer_at_a_time(model: nn.Module, split: data.Split) -> float:
 
 def clinic(number: int, seed: int = 0) -> Patient:
     """Patient 1 to 16 of lesson 10. The same number and seed give the same network."""
-    if data.check_integer("number", number, at_least=1) > len(_WARD):
+    if arguments.check_integer("number", number, at_least=1) > len(_WARD):
         raise ValueError(f"number must be at most {len(_WARD)}, got {number}.")
-    return Patient(number, data.check_seed(seed))
+    return Patient(number, arguments.check_seed(seed))
