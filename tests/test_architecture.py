@@ -449,6 +449,5 @@ def test_scratch_files_are_named():
         "a/.ipynb_checkpoints/b.ipynb",
     ]
     assert (
-        scratch([*bad, "utils/gradients_in_depth/theory.py", "notebooks/00_start_here.ipynb", ".ci/run"])
-        == bad
+        scratch([*bad, "utils/gradients_in_depth/data.py", "notebooks/00_start_here.ipynb", ".ci/run"]) == bad
     )

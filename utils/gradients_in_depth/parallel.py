@@ -21,8 +21,8 @@ def parallel_map(function: Callable, cases: Iterable[Hashable]) -> dict:
 
     For a function that takes seconds: the first call needs a few for the start of the processes (up to 4, and
     no more than there are cores). Each case runs on one thread and begins with the random numbers of seed 0,
-    so that results depend neither on the number of cores nor on the order. Where processes cannot be had,
-    or the function cannot be sent to one, it all happens here.
+    so that results depend neither on the number of cores nor on the order. Where no process can be
+    started, or the function cannot be sent to one, it all happens here.
     Raises what `function` raises; `TypeError` or `ValueError` when `function` cannot be called, or the cases
     are not different and hashable.
     """

@@ -132,7 +132,7 @@ def depth_scales(activation: Activation, weight_var: float, bias_var: float = 0.
     """How many layers forget: xi_q of the variance and xi_c of the correlation (Schoenholz et al. 2017).
 
     -1 / ln(slope) of variance_map at its fixed point, and of correlation_map at its own. In the ordered phase
-    the second slope is chi, so that gradients shrink over the same depth. inf at the edge of chaos, where
+    the second slope is chi, so gradients shrink over the same depth. inf at the edge of chaos, where
     nothing is forgotten exponentially. Networks train up to a depth of about 6 xi_c.
     Where the variance dies, both are those of the limit of small biases, -1 / ln(chi). Raises as
     correlation_fixed_point.

@@ -121,7 +121,7 @@ def critical_gains(activation: Activation, q: ArrayLike = 1.0) -> tuple[Values, 
     The two agree where phi is linear on either side of 0 (He et al. 2015): sqrt(2) for ReLU, sqrt(2 / (1 +
     a**2)) for a leak of slope a. Elsewhere no single gain keeps both. `torch.nn.init.calculate_gain` has
     these for ReLU and leaky ReLU; its 5/3 for tanh, 1 for sigmoid and 3/4 for SELU are conventions, and it
-    knows no ELU, GELU or SiLU. A gain is inf where nothing comes through.
+    does not know ELU, GELU or SiLU. A gain is inf where nothing comes through.
     Raises TypeError or ValueError when q is negative or not finite, or on a bad activation.
     """
     q = np.maximum(check_numbers("q", q, at_least=0), 1e-200)

@@ -12,7 +12,7 @@ from gradients_in_depth.theory.gaussian import Values, as_values
 def adam_first_step(gradient: ArrayLike, learning_rate: float = 1e-3, eps: float = 1e-8) -> Values:
     """What Adam's first step subtracts from a weight: learning_rate * g / (|g| + eps), elementwise.
 
-    With bias correction both averages hold the one gradient g, so that its size drops out, down to eps
+    With bias correction both averages hold the one gradient g, so its size drops out, down to eps
     (Kingma and Ba 2015, section 2.1). Every later step is the same for as long as g does not change.
     Raises TypeError or ValueError unless gradients and learning_rate are finite and eps > 0.
     """
@@ -55,7 +55,7 @@ def adam_noisy_step(signal_to_noise: ArrayLike, beta1: float = 0.9) -> tuple[Val
 def dropout_variance(keep: float, variance: ArrayLike = 1.0, mean: ArrayLike = 0.0) -> Values:
     """Variance of a unit after inverted dropout: variance / keep + mean**2 * (1 - keep) / keep.
 
-    A unit is kept with probability `keep` and then divided by it, so that its mean stays and its mean square
+    A unit is kept with probability `keep` and then divided by it, so its mean stays and its mean square
     grows by 1 / keep (Srivastava et al. 2014). `variance` and `mean` are those before, and broadcast.
     Raises TypeError or ValueError unless 0 < keep <= 1, and for a variance that is negative.
     """

@@ -47,7 +47,7 @@ def cell_path(steps: ArrayLike, forget_bias: float) -> Values:
 
     The product of the forget gates where their inputs have mean 0 and little variance, as at initialization;
     0.5**steps for forget_bias 0, 0.731**steps for 1 (Gers, Schmidhuber, Cummins 2000; Jozefowicz, Zaremba,
-    Sutskever 2015). The gradient has other paths besides, through h.
+    Sutskever 2015). The gradient has other paths as well, through h.
     Raises TypeError or ValueError when steps is negative or not finite, or forget_bias is not finite.
     """
     steps = check_numbers("steps", steps, at_least=0)

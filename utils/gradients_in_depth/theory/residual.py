@@ -37,7 +37,7 @@ def residual_flow(
 ) -> ResidualFlow:
     """What `depth` pre-activation blocks x + branch_scale * W phi(norm(x)) do to the scale of x.
 
-    W is independent of x, so that mean squares add up: q + branch_scale**2 * variance_map(q), and going back
+    W is independent of x, so mean squares add up: q + branch_scale**2 * variance_map(q), and going back
     1 + branch_scale**2 * chi(q). For ReLU with weight_var 2 both are 1 + branch_scale**2 per block: 2**depth
     at branch_scale 1, up to e at 1 / sqrt(depth), exactly 1 at 0 (Hanin and Rolnick 2018; Zhang, Dauphin, Ma
     2019). "rms" and "layer" divide the branch's input by the stream's own size: it then grows by a constant
@@ -83,7 +83,7 @@ def path_length_weights(branch_factors: ArrayLike) -> np.ndarray:
 
     `depth` blocks have 2**depth paths, C(depth, k) of them through k branches (Veit, Wilber, Belongie 2016).
     branch_factors (depth,) are what each branch multiplies the mean squared gradient by, as in
-    `residual_flow`. Contributions of different paths are uncorrelated over random weights, so that the shares
+    `residual_flow`. Contributions of different paths are uncorrelated over random weights, so the shares
     are the coefficients of prod((1 + f_l s) / (1 + f_l)): binomial for equal factors. Returns (depth + 1,).
     Raises TypeError or ValueError unless the factors are finite numbers >= 0 on one axis.
     """

@@ -38,7 +38,7 @@ class History:
                          None when the targets are not classes
     layer_names          names of the weights: the trainable parameters with two axes or more
     gradient_norms       (steps, layers): Frobenius norm of each weight's gradient on each step's mini-batch,
-                         so that row 0 is the network at initialization; NaN for a weight that gets no
+                         so row 0 is the network at initialization; NaN for a weight that gets no
                          gradient; None unless asked for
     stopped              None, or the sentence that says why training ended early; an epoch that it cut short
                          is in the arrays of the steps and not in those of the epochs
