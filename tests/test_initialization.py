@@ -294,6 +294,21 @@ def test_lsuv_leaves_everything_else_as_it_was():
     assert all(not module._forward_hooks for module in model.modules())
 
 
+def test_lsuv_puts_a_buffer_back_that_changes_in_evaluation_mode():
+    class Counting(nn.Linear):
+        def __init__(self):
+            super().__init__(3, 3)
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x):
+            self.calls += 1
+            return super().forward(x)
+
+    model = Counting()
+    lsuv(model, BATCH)
+    assert model.calls == 0
+
+
 def test_the_seed_alone_decides_what_lsuv_gives():
     inputs, models = gaussian_batch(64, 20, seed=0), [network() for _ in range(3)]
     scales = [lsuv(model, inputs, seed=seed) for model, seed in zip(models, (1, 1, 2), strict=True)]
