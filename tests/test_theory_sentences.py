@@ -156,7 +156,7 @@ BAD_INPUT = [  # error, sentence, function, arguments
     ),
     (
         ValueError,
-        "activation must be differentiable by autograd, got values without a graph.",
+        "The activation must be differentiable by autograd, got no graph.",
         *(theory.chi, 1.0, torch.ones_like, 1.0),
     ),
     (

@@ -62,7 +62,7 @@ def derivative(function: TensorFunction) -> TensorFunction:
             z = z.detach().requires_grad_()
             values = _apply(function, z)
             if not values.requires_grad:
-                raise ValueError("activation must be differentiable by autograd, got values without a graph.")
+                raise ValueError("The activation must be differentiable by autograd, got no graph.")
             return torch.autograd.grad(values.sum(), z)[0]
 
     return slope
