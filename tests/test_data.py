@@ -9,8 +9,8 @@ import torch
 from scipy import stats
 from sklearn.datasets import load_digits
 
-from gradients_in_depth.arguments import check_batch, check_choice, check_flag, check_integer, check_number
-from gradients_in_depth.data import DTYPES, Split, delayed_recall, digits, gaussian_batch, seeded_generator
+from gradients_in_depth.catalogue import DTYPES
+from gradients_in_depth.data import Split, delayed_recall, digits, gaussian_batch
 
 
 @pytest.fixture(scope="module")
@@ -125,12 +125,6 @@ def test_one_seed_gives_one_gaussian_batch_in_every_dtype():
     assert not torch.equal(gaussian_batch(20, 30, seed=6), exact)
 
 
-def test_seeded_generators_are_independent_of_each_other():
-    first, second = seeded_generator(1), seeded_generator(1)
-    torch.randn(100, generator=first)
-    assert torch.equal(torch.randn(5, generator=second), torch.randn(5, generator=seeded_generator(1)))
-
-
 ONE = torch.ones(1, 2)
 DTYPE_NAMES = "torch.float16, torch.bfloat16, torch.float32, torch.float64"
 NAN = torch.tensor([[1.0, float("nan")]])
@@ -196,21 +190,6 @@ NAN = torch.tensor([[1.0, float("nan")]])
             ValueError,
             "train_inputs must be finite, got NaN or infinity in 1 places.",
         ),
-        (
-            lambda: check_batch("inputs", torch.tensor(1.0)),
-            ValueError,
-            "inputs must hold at least one example, got shape ().",
-        ),
-        (lambda: check_integer("n", 1, at_least=2), ValueError, "n must be an integer of at least 2, got 1."),
-        (lambda: check_number("x", float("nan")), ValueError, "x must be a finite number, got nan."),
-        (lambda: check_number("x", True), TypeError, "x must be a finite number, got True."),
-        (
-            lambda: check_number("x", -1, at_least=0),
-            ValueError,
-            "x must be a finite number of at least 0, got -1.",
-        ),
-        (lambda: check_flag("x", 1), TypeError, "x must be True or False, got 1."),
-        (lambda: check_choice("x", "c", ["a", "b"]), ValueError, "x must be one of a, b; got 'c'."),
     ],
 )
 def test_a_bad_argument_gets_one_sentence(call, error, sentence):
@@ -220,8 +199,6 @@ def test_a_bad_argument_gets_one_sentence(call, error, sentence):
 
 
 def test_numbers_of_numpy_are_numbers():
-    assert check_integer("n", np.int64(3), at_least=1) == 3
-    assert check_number("x", np.float32(0.5)) == 0.5
     assert torch.equal(gaussian_batch(np.int64(2), 2, seed=np.int64(1)), gaussian_batch(2, 2, seed=1))
 
 

@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from gradients_in_depth.data import DTYPES, gaussian_batch, seeded_generator
+from gradients_in_depth.catalogue import DTYPES
+from gradients_in_depth.data import gaussian_batch
 from gradients_in_depth.initialization import SCHEMES, initialize, lsuv, weight_variance
 from gradients_in_depth.networks import DeepMLP
+from gradients_in_depth.randomness import seeded_generator
 
 SHAPES = [(64, 96), (96, 64), (80, 80)]  # (fan_in, fan_out): the two sides are told apart
 SEEDS = range(10)
@@ -162,7 +164,7 @@ NAMES = ", ".join(SCHEMES)
 @pytest.mark.parametrize(
     ("arguments", "error", "sentence"),
     [
-        ({"linear": nn.Conv1d(2, 2, 1)}, TypeError, "initialize fills an nn.Linear, got Conv1d."),
+        ({"linear": nn.Conv1d(2, 2, 1)}, TypeError, "linear must be an nn.Linear, got Conv1d."),
         ({"generator": 3}, TypeError, "generator must be a torch.Generator, got int."),
         ({"scheme": "he"}, ValueError, f"scheme must be one of {NAMES}; got 'he'."),
         ({"gain": -1.0}, ValueError, "gain must be a finite number of at least 0, got -1.0."),
@@ -266,6 +268,12 @@ def test_lsuv_follows_the_order_of_the_calls_and_leaves_out_what_is_not_called()
     assert output_variances(model, inputs) == pytest.approx([1.0, 1.0], abs=0.011)
 
 
+def test_lsuv_measures_a_layer_before_the_next_one_works_on_its_outputs_in_place():
+    models = [nn.Sequential(nn.Linear(6, 6), nn.ReLU(inplace), nn.Linear(6, 3)) for inplace in (False, True)]
+    inputs = gaussian_batch(100, 6, seed=0, dtype=torch.float32)
+    assert lsuv(models[0], inputs) == lsuv(models[1], inputs)
+
+
 def test_lsuv_leaves_everything_else_as_it_was():
     model = nn.Sequential(nn.Linear(5, 5), nn.BatchNorm1d(5), nn.Dropout(0.5), nn.Linear(5, 2))
     model.train()
@@ -284,6 +292,21 @@ def test_lsuv_leaves_everything_else_as_it_was():
     assert torch.equal(model[0].weight.grad, torch.ones(5, 5))
     assert model[0].weight.requires_grad and not model[3].weight.requires_grad
     assert all(not module._forward_hooks for module in model.modules())
+
+
+def test_lsuv_puts_a_buffer_back_that_changes_in_evaluation_mode():
+    class Counting(nn.Linear):
+        def __init__(self):
+            super().__init__(3, 3)
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x):
+            self.calls += 1
+            return super().forward(x)
+
+    model = Counting()
+    lsuv(model, BATCH)
+    assert model.calls == 0
 
 
 def test_the_seed_alone_decides_what_lsuv_gives():
@@ -340,7 +363,7 @@ BATCH = torch.ones(4, 3).cumsum(0)
             nn.Identity(),
             {},
             ValueError,
-            "model must have an nn.Linear that it calls, and it has none.",
+            "model must have an nn.Linear that it calls, got none.",
         ),
         (
             shared(),
@@ -352,7 +375,7 @@ BATCH = torch.ones(4, 3).cumsum(0)
             nn.Sequential(nn.Linear(3, 3), Silent(), nn.Linear(3, 2)),
             {},
             ValueError,
-            "The outputs of 2 must vary over the inputs, but their variance is 0.",
+            "The outputs of 2 must vary over the inputs, got variance 0.",
         ),
         (
             nn.Sequential(nn.Linear(3, 3)),

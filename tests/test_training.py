@@ -6,34 +6,18 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-import tqdm.notebook
 from torch import nn
 from torch.nn import functional as F
 
-from gradients_in_depth import training
 from gradients_in_depth.data import Split, digits, gaussian_batch
 from gradients_in_depth.networks import DeepMLP
-from gradients_in_depth.training import OPTIMIZERS, sweep, train
-
-
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch):
-    monkeypatch.setenv("TQDM_DISABLE", "1")
+from gradients_in_depth.training import OPTIMIZERS, train
+from tests.training_tools import MODEL, gaussian_data, linear_regression, small_network
 
 
 @pytest.fixture(scope="module")
 def real_digits():
     return digits()
-
-
-def gaussian_data(n_train=20, width=4, classes=3, dtype=torch.float32):
-    inputs = gaussian_batch(n_train + 10, width, seed=0, dtype=dtype)
-    targets = inputs[:, :classes].argmax(dim=1)
-    return Split(inputs[:n_train], targets[:n_train], inputs[n_train:], targets[n_train:])
-
-
-def small_network(**settings):
-    return DeepMLP(2, 6, in_features=4, out_features=3, **settings)
 
 
 # What it computes
@@ -63,15 +47,6 @@ def test_the_history_describes_the_model_that_was_trained(real_digits):
     assert history.steps_per_epoch == 22
     assert history.layer_names == ("blocks.0.linear", "readout")
     assert history.gradient_norms is None
-
-
-def linear_regression(n=30, dtype=torch.float64):
-    inputs = gaussian_batch(n, 3, seed=0, dtype=dtype)
-    targets = inputs @ torch.tensor([[1.0], [-2.0], [0.5]], dtype=dtype) + 0.3
-    model = nn.Linear(3, 1, dtype=dtype)
-    nn.init.constant_(model.weight, 0.2)
-    nn.init.zeros_(model.bias)
-    return model, Split(inputs, targets, inputs[:7], targets[:7])
 
 
 def test_full_batch_training_is_gradient_descent_by_hand():
@@ -472,47 +447,6 @@ def test_results_do_not_depend_on_the_number_of_threads():
         np.testing.assert_allclose(getattr(one, name), getattr(two, name), rtol=1e-6)
 
 
-# The progress bar
-
-
-def test_the_bar_is_there_and_leaves_no_line(monkeypatch, capsys):
-    monkeypatch.delenv("TQDM_DISABLE")
-    train(small_network(), gaussian_data(), learning_rate=0.1, epochs=2)
-    shown = capsys.readouterr()
-    assert "training:" in shown.err
-    assert "epoch/s" in shown.err
-    assert shown.err.rsplit("\r", 2)[-2].strip() == ""  # wiped at the end
-    assert shown.out == ""
-
-
-def test_tqdm_disable_silences_the_terminal(capsys):
-    train(small_network(), gaussian_data(), learning_rate=0.1, epochs=2)
-    assert capsys.readouterr() == ("", "")
-
-
-@pytest.mark.parametrize(("value", "shown"), [(None, 1), ("", 1), ("0", 1), ("1", 0)])
-def test_tqdm_disable_silences_the_notebook(value, shown, monkeypatch):
-    """The notebook's bar does not read the variable by itself."""
-    displayed = []
-    monkeypatch.setattr(tqdm.notebook, "display", displayed.append)
-    monkeypatch.setattr(training, "tqdm", tqdm.notebook.tqdm)
-    if value is None:
-        monkeypatch.delenv("TQDM_DISABLE")
-    else:
-        monkeypatch.setenv("TQDM_DISABLE", value)
-    train(small_network(), gaussian_data(), learning_rate=0.1, epochs=2)
-    assert len(displayed) == shown
-
-
-def test_a_training_without_progress_shows_none(monkeypatch, capsys):
-    monkeypatch.setenv("TQDM_DISABLE", "0")
-    train(small_network(), gaussian_data(), learning_rate=0.1, epochs=2, progress=False)
-    assert capsys.readouterr().err == ""
-
-
-# Sentences
-
-MODEL = small_network()
 FOREIGN = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)
 
 
@@ -542,7 +476,7 @@ FOREIGN = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)
         (
             {"learning_rate": None},
             ValueError,
-            "learning_rate must be given with the optimizer 'sgd'.",
+            "learning_rate must be a number with the optimizer 'sgd', got None.",
         ),
         (
             {"learning_rate": -0.1},
@@ -557,12 +491,12 @@ FOREIGN = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)
         (
             {"optimizer": torch.optim.SGD(MODEL.parameters(), lr=0.1)},
             ValueError,
-            "An optimizer brings its own learning rate: leave learning_rate=0.1 out.",
+            "learning_rate must be left out with an optimizer, which brings its own, got 0.1.",
         ),
         (
             {"optimizer": FOREIGN, "learning_rate": None},
             ValueError,
-            "The optimizer must hold parameters of this model, but it holds only others.",
+            "optimizer must hold parameters of this model, got one that holds only others.",
         ),
         (
             {"optimizer": lambda parameters, lr: None},
@@ -577,7 +511,7 @@ FOREIGN = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)
         (
             {"model": nn.Flatten()},
             ValueError,
-            "The model must have a parameter that requires a gradient; there is nothing to train.",
+            "model must have a parameter that requires a gradient, got nothing to train.",
         ),
         (
             {"loss_fn": partial(F.cross_entropy, reduction="none")},
@@ -592,7 +526,7 @@ FOREIGN = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)
         (
             {"loss_fn": lambda outputs, targets: outputs.detach().sum()},
             ValueError,
-            "The loss must depend on the model's parameters through torch operations, it does not.",
+            "The loss must depend on the model's parameters through torch operations, got one that does not.",
         ),
         (
             {"data": gaussian_data(width=5)},
@@ -622,313 +556,4 @@ def test_a_bad_argument_gets_one_sentence(arguments, error, sentence):
     settings = {"model": MODEL, "data": gaussian_data(), "learning_rate": 0.1, "epochs": 1} | arguments
     with pytest.raises(error) as caught:
         train(settings.pop("model"), settings.pop("data"), **settings)
-    assert str(caught.value) == sentence
-
-
-# Side by side
-
-SIDE_BY_SIDE = {"learning_rates": [0.01, 0.1], "seeds": [3, 0], "epochs": 2, "batch_size": 6}
-
-
-@pytest.mark.parametrize(
-    ("optimizer", "settings", "penalties"),
-    [
-        ("sgd", {"activation": "sigmoid"}, {}),
-        ("adam", {"activation": "prelu"}, {"l1": 0.01, "l2": 0.1}),
-        ("momentum", {"normalization": "batch"}, {}),
-        ("rmsprop", {"normalization": "layer", "skip": True}, {"l2": 0.1}),
-    ],
-)
-def test_a_sweep_is_each_of_its_runs(optimizer, settings, penalties):
-    """20 examples, 6 a step: the last step has 2."""
-    data = gaussian_data(dtype=torch.float64)
-
-    def make_model(seed):
-        return small_network(seed=seed, dtype=torch.float64, **settings)
-
-    found = sweep(make_model, data, **SIDE_BY_SIDE, optimizer=optimizer, record_gradients=True, **penalties)
-    assert found.learning_rates == (0.01, 0.1)
-    assert found.seeds == (3, 0)
-    for row, learning_rate in enumerate(found.learning_rates):
-        for column, seed in enumerate(found.seeds):
-            alone = train(
-                make_model(seed),
-                data,
-                optimizer=optimizer,
-                learning_rate=learning_rate,
-                epochs=2,
-                batch_size=6,
-                seed=seed,
-                record_gradients=True,
-                **penalties,
-            )
-            assert found.steps_per_epoch == alone.steps_per_epoch == 4
-            assert found.layer_names == alone.layer_names
-            for name in ("train_loss", "validation_loss", "validation_accuracy", "gradient_norms"):
-                one = getattr(found, name)[row, column]
-                np.testing.assert_allclose(one, getattr(alone, name), rtol=1e-7, atol=1e-12, err_msg=name)
-
-
-def test_a_sweep_leaves_models_and_the_random_state_alone():
-    models = {seed: small_network(seed=seed, normalization="batch") for seed in SIDE_BY_SIDE["seeds"]}
-    before = {seed: copy.deepcopy(model.state_dict()) for seed, model in models.items()}
-    state = torch.get_rng_state()
-    sweep(models.__getitem__, gaussian_data(), **SIDE_BY_SIDE)
-    assert torch.equal(torch.get_rng_state(), state)
-    for seed, model in models.items():
-        assert model.training
-        assert all(torch.equal(value, before[seed][name]) for name, value in model.state_dict().items())
-        assert all(parameter.grad is None for parameter in model.parameters())
-
-
-def test_the_best_learning_rate_is_that_of_the_median_seed_and_never_one_that_diverged():
-    model, data = linear_regression()
-    settings = {"loss_fn": F.mse_loss, "seeds": [0, 1, 2], "epochs": 30, "batch_size": 10}
-    found = sweep(lambda _: model, data, learning_rates=[1e-3, 0.1, 1e4, 1e200], **settings)
-    assert found.loss_by_epoch.shape == (4, 3, 30)
-    np.testing.assert_allclose(found.loss_by_epoch[0, 0, 0], found.train_loss[0, 0, :3].mean())
-    assert found.learning_rates[found.best] == 0.1
-    assert not np.isfinite(found.train_loss[3, :, -1]).any()
-    assert np.isfinite(found.train_loss[1]).all()
-    assert found.validation_accuracy is None
-
-
-def test_a_sweep_lists_what_gets_no_gradient_as_nan_and_leaves_out_what_is_frozen():
-    class Partly(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.used, self.unused, self.frozen = nn.Linear(4, 3), nn.Linear(4, 3), nn.Linear(4, 3)
-            self.frozen.requires_grad_(False)
-
-        def forward(self, x):
-            return self.used(x) + self.frozen(x)
-
-    found = sweep(lambda _: Partly(), gaussian_data(), **SIDE_BY_SIDE, record_gradients=True)
-    assert found.layer_names == ("used", "unused")
-    assert np.isnan(found.gradient_norms[..., 1]).all()
-    assert (found.gradient_norms[..., 0] > 0).all()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error", "sentence"),
-    [
-        ({"make_model": "mlp"}, TypeError, "make_model must be a function of a seed, got str."),
-        (
-            {"data": (1, 2)},
-            TypeError,
-            "data must be a Split, such as data.digits() returns, got tuple.",
-        ),
-        ({"loss_fn": "mse"}, TypeError, "loss_fn must be a function of (outputs, targets), got 'mse'."),
-        (
-            {"seeds": []},
-            ValueError,
-            "learning_rates and seeds must each hold at least one number, got an empty list.",
-        ),
-        (
-            {"learning_rates": [0.1, -1]},
-            ValueError,
-            "learning_rates must be a finite number of at least 0, got -1.",
-        ),
-        ({"l2": -1}, ValueError, "l2 must be a finite number of at least 0, got -1."),
-        ({"l1": None}, TypeError, "l1 must be a finite number of at least 0, got None."),
-        ({"seeds": [0.5]}, TypeError, "seed must be an integer from 0 to 2**32 - 1, got 0.5."),
-        (
-            {"optimizer": "lion"},
-            ValueError,
-            "optimizer must be one of sgd, momentum, rmsprop, adam; got 'lion'.",
-        ),
-        ({"epochs": 0}, ValueError, "epochs must be an integer of at least 1, got 0."),
-        ({"batch_size": 0}, ValueError, "batch_size must be an integer of at least 1, got 0."),
-        ({"record_gradients": 1}, TypeError, "record_gradients must be True or False, got 1."),
-        (
-            {"make_model": lambda seed: nn.Linear(4, 3 + seed)},
-            ValueError,
-            "make_model must return modules that differ in values only, but: "
-            "stack expects each tensor to be equal size, but got [6, 4] at entry 0 and [3, 4] at entry 1",
-        ),
-        (
-            {"make_model": lambda seed: "a network"},
-            TypeError,
-            "make_model must return an nn.Module, got str.",
-        ),
-        (
-            {"make_model": lambda seed: nn.Flatten()},
-            ValueError,
-            "The model must have a parameter that requires a gradient; there is nothing to train.",
-        ),
-        (
-            {"loss_fn": lambda outputs, targets: outputs.detach().sum()},
-            ValueError,
-            "The loss must depend on the model's parameters through torch operations, it does not.",
-        ),
-        (
-            {"make_model": lambda seed: nn.Linear(5, 3)},
-            ValueError,
-            "The model and loss_fn do not fit inputs (10, 4) of torch.float32 "
-            "and targets (10,) of torch.int64: mat1 and mat2 shapes cannot be multiplied (10x4 and 5x3)",
-        ),
-    ],
-)
-def test_a_bad_argument_of_a_sweep_gets_one_sentence(arguments, error, sentence):
-    settings = {"make_model": lambda seed: MODEL, "data": gaussian_data()} | SIDE_BY_SIDE | arguments
-    with pytest.raises(error) as caught:
-        sweep(settings.pop("make_model"), settings.pop("data"), **settings)
-    assert str(caught.value) == sentence
-
-
-# Warm-up
-
-
-def weights_by_step(**settings):
-    """The one weight, whose gradient is 1, before each step and after the last: minus the sum of rates."""
-    model = nn.Linear(1, 1, bias=False, dtype=torch.float64)
-    nn.init.zeros_(model.weight)
-    seen = []
-
-    def loss_fn(outputs, targets):
-        seen.append(model.weight.item())
-        return model.weight.sum() + 0 * outputs.sum()
-
-    ones = torch.ones(6, 1, dtype=torch.float64)
-    train(model, Split(ones, ones, ones, ones), loss_fn=loss_fn, epochs=1, batch_size=1, **settings)
-    return np.array(seen[1:])  # the first is the evaluation before training
-
-
-def test_warm_up_takes_equal_parts_and_then_the_whole_rate():
-    steps = -np.diff(weights_by_step(learning_rate=0.4, warmup_steps=4))
-    np.testing.assert_allclose(steps, [0.1, 0.2, 0.3, 0.4, 0.4, 0.4])
-    np.testing.assert_allclose(-np.diff(weights_by_step(learning_rate=0.4)), 0.4)
-
-
-def test_an_optimizer_that_is_brought_has_its_own_rates_back_after_warm_up():
-    model, data = linear_regression()
-    groups = [{"params": [model.weight], "lr": 0.1}, {"params": [model.bias], "lr": 0.2}]
-    optimizer = torch.optim.SGD(groups, lr=1.0)
-    train(model, data, loss_fn=F.mse_loss, optimizer=optimizer, epochs=1, batch_size=10, warmup_steps=100)
-    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.2]
-
-
-def test_a_sweep_warms_up_as_each_of_its_runs():
-    data = gaussian_data(dtype=torch.float64)
-
-    def make_model(seed):
-        return small_network(seed=seed, dtype=torch.float64)
-
-    settings = {"optimizer": "adam", "warmup_steps": 5}
-    found = sweep(make_model, data, **SIDE_BY_SIDE, **settings)
-    for row, rate in enumerate(found.learning_rates):
-        for column, seed in enumerate(found.seeds):
-            alone = train(
-                make_model(seed), data, learning_rate=rate, epochs=2, batch_size=6, seed=seed, **settings
-            )
-            np.testing.assert_allclose(found.train_loss[row, column], alone.train_loss, rtol=1e-7)
-    without = sweep(make_model, data, **SIDE_BY_SIDE, optimizer="adam")
-    assert not np.allclose(found.train_loss[..., 2:], without.train_loss[..., 2:])
-
-
-@pytest.mark.parametrize("warmup_steps", [-1, 1.5])
-def test_warm_up_steps_are_counted(warmup_steps):
-    error = ValueError if warmup_steps == -1 else TypeError
-    sentence = f"warmup_steps must be an integer of at least 0, got {warmup_steps}."
-    for run in (
-        lambda: train(MODEL, gaussian_data(), learning_rate=0.1, epochs=1, warmup_steps=warmup_steps),
-        lambda: sweep(lambda _: MODEL, gaussian_data(), **SIDE_BY_SIDE, warmup_steps=warmup_steps),
-    ):
-        with pytest.raises(error) as caught:
-            run()
-        assert str(caught.value) == sentence
-
-
-# Clipping
-
-
-def gradient_of_first_step(model, data, clip_norm):
-    """What SGD with a learning rate of 1 subtracted in one step on all examples."""
-    before = [p.detach().clone() for p in model.parameters()]
-    history = train(
-        model, data, loss_fn=F.mse_loss, learning_rate=1.0, epochs=1, batch_size=30, clip_norm=clip_norm
-    )
-    step = [b - p.detach() for b, p in zip(before, model.parameters(), strict=True)]
-    return torch.cat([s.flatten() for s in step]), history
-
-
-@pytest.mark.parametrize("clip_norm", [1e-4, 0.5, 1e6])
-def test_clipping_shortens_the_step_over_all_parameters_together_and_keeps_its_direction(clip_norm):
-    model, data = linear_regression()
-    x, y = data.train_inputs.numpy(), data.train_targets.numpy()
-    error = x @ np.full((3, 1), 0.2) - y
-    gradient = np.append(2 * error.T @ x / 30, 2 * error.mean())  # weight and bias as one vector
-    norm = np.linalg.norm(gradient)
-    assert 0.5 < norm < 1e6
-    step, history = gradient_of_first_step(model, data, clip_norm)
-    expected = gradient * min(1, clip_norm / norm)
-    np.testing.assert_allclose(step.numpy(), expected, rtol=1e-5)  # torch divides by norm + 1e-6
-    assert history.total_norms == pytest.approx([norm])  # as it was before clipping
-
-
-def test_total_norms_are_recorded_with_the_gradients_and_not_otherwise():
-    settings = {"learning_rate": 0.1, "epochs": 1, "batch_size": 6}
-    data, model = gaussian_data(dtype=torch.float64), small_network(bias_var=0.1, dtype=torch.float64)
-    assert train(model, data, **settings).total_norms is None
-    history = train(model, data, record_gradients=True, **settings)
-    assert history.total_norms.shape == (4,)
-    # The biases are in the total, and not in the norms of the weights.
-    assert (history.total_norms > np.linalg.norm(history.gradient_norms, axis=1)).all()
-
-
-@pytest.mark.parametrize("clip_norm", [None, 0.05])
-def test_a_sweep_clips_each_of_its_models_by_itself(clip_norm):
-    data = gaussian_data(dtype=torch.float64)
-
-    def make_model(seed):
-        return small_network(seed=seed, gain=1 + seed, dtype=torch.float64)
-
-    found = sweep(make_model, data, **SIDE_BY_SIDE, record_gradients=True, clip_norm=clip_norm)
-    clipped = 0
-    for row, rate in enumerate(SIDE_BY_SIDE["learning_rates"]):
-        for column, seed in enumerate(SIDE_BY_SIDE["seeds"]):
-            model = make_model(seed)
-            optimizer = torch.optim.SGD(model.parameters(), lr=rate)
-            shuffling = torch.Generator().manual_seed(seed)
-            norms = []
-            for _ in range(2):
-                order = torch.randperm(20, generator=shuffling)
-                for batch in order.split(6):
-                    optimizer.zero_grad()
-                    F.cross_entropy(model(data.train_inputs[batch]), data.train_targets[batch]).backward()
-                    most = float("inf") if clip_norm is None else clip_norm
-                    norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), most).item())
-                    optimizer.step()
-            np.testing.assert_allclose(found.total_norms[row, column], norms, rtol=1e-7)
-            clipped += sum(norm > most for norm in norms)
-    assert clip_norm is None or clipped > 10
-
-
-def test_a_clipped_sweep_is_each_of_its_clipped_runs():
-    data, settings = gaussian_data(dtype=torch.float64), {"clip_norm": 0.1, "optimizer": "momentum"}
-
-    def make_model(seed):
-        return small_network(seed=seed, dtype=torch.float64)
-
-    found = sweep(make_model, data, **SIDE_BY_SIDE, **settings)
-    alone = train(make_model(0), data, learning_rate=0.1, epochs=2, batch_size=6, seed=0, **settings)
-    np.testing.assert_allclose(found.train_loss[1, 1], alone.train_loss, rtol=1e-7)
-    np.testing.assert_allclose(found.total_norms[1, 1], alone.total_norms, rtol=1e-7)
-    assert sweep(make_model, data, **SIDE_BY_SIDE).total_norms is None
-
-
-@pytest.mark.parametrize("run", [train, sweep])
-@pytest.mark.parametrize(
-    ("clip_norm", "error", "sentence"),
-    [
-        (0, ValueError, "clip_norm must be above 0, got 0: no update would be left."),
-        (-1, ValueError, "clip_norm must be a finite number of at least 0, got -1."),
-        ("1", TypeError, "clip_norm must be a finite number of at least 0, got '1'."),
-    ],
-)
-def test_a_bad_threshold_gets_one_sentence(run, clip_norm, error, sentence):
-    arguments = {train: (MODEL, gaussian_data()), sweep: (lambda seed: MODEL, gaussian_data())}[run]
-    settings = {train: {"learning_rate": 0.1, "epochs": 1}, sweep: SIDE_BY_SIDE}[run]
-    with pytest.raises(error) as caught:
-        run(*arguments, **settings, clip_norm=clip_norm)
     assert str(caught.value) == sentence

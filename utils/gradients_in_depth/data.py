@@ -1,17 +1,13 @@
-"""The course's data, all of it on this machine: handwritten digits and Gaussian batches."""
+"""The course's data, all of it on this machine: handwritten digits, Gaussian batches, sequences to recall."""
 
-import random
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from gradients_in_depth.arguments import check_batch, check_choice, check_integer, check_number, check_seed
-
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+from gradients_in_depth.catalogue import DTYPES
+from gradients_in_depth.randomness import seeded_generator
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,20 +109,3 @@ def delayed_recall(
     inputs[torch.arange(n), 0, targets] += 1
     inputs = inputs.to(dtype)
     return Split(inputs[:n_train], targets[:n_train], inputs[n_train:], targets[n_train:])
-
-
-def seeded_generator(seed: int) -> torch.Generator:
-    """A random generator of its own, so that no draw reads or moves torch's global random state."""
-    return torch.Generator().manual_seed(check_seed(seed))
-
-
-@contextmanager
-def random_state_kept(gpus: Iterable[int] = ()) -> Iterator[None]:
-    """Inside, draw as you like: torch, NumPy and Python have their random state back afterwards."""
-    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 (others draw from it)
-    try:
-        with torch.random.fork_rng(devices=gpus):
-            yield
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)  # noqa: NPY002

@@ -1,14 +1,15 @@
 """Random weights: every scheme of the course for one `nn.Linear`, the variance of each, and LSUV."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from gradients_in_depth.arguments import check_batch, check_choice, check_integer, check_number
-from gradients_in_depth.data import seeded_generator
+from gradients_in_depth.arguments import check_batch, check_choice, check_integer, check_number, check_type
+from gradients_in_depth.randomness import seeded_generator
 
 # Name -> function that fills a (fan_out, fan_in) weight from a generator, at gain 1.
 SCHEMES: dict[str, Callable[..., Tensor]] = {
@@ -46,10 +47,8 @@ def initialize(
     has no bias to go to.
     LeCun et al. 1998; Glorot and Bengio 2010; Saxe, McClelland, Ganguli 2014; He et al. 2015.
     """
-    if not isinstance(linear, nn.Linear):
-        raise TypeError(f"initialize fills an nn.Linear, got {type(linear).__name__}.")
-    if not isinstance(generator, torch.Generator):
-        raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}.")
+    check_type("linear", linear, nn.Linear, "an nn.Linear")
+    check_type("generator", generator, torch.Generator, "a torch.Generator")
     check_choice("scheme", scheme, SCHEMES)
     check_number("gain", gain, at_least=0)
     check_number("bias_var", bias_var, at_least=0)
@@ -123,8 +122,7 @@ def lsuv(
     vary or whose variance does not settle in `most_rescalings`, and for arguments that are not allowed.
     Mishkin and Matas 2016.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}.")
+    check_type("model", model, nn.Module, "an nn.Module")
     check_batch("inputs", inputs)
     check_number("tolerance", tolerance, at_least=1e-12)
     check_integer("most_rescalings", most_rescalings, at_least=1)
@@ -132,56 +130,75 @@ def lsuv(
     linears = {module: name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     if len({id(linear.weight) for linear in linears}) < len(linears):
         raise ValueError("model must not share a weight between layers: it cannot be scaled for both.")
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    before = [(p, p.detach().clone()) for linear in linears for p in linear.parameters()]
-    calls: dict[nn.Linear, Tensor] = {}  # in order; of a layer that is called twice, the first
-
-    def keep(linear: nn.Linear, _inputs: tuple, output: Tensor) -> None:
-        calls.setdefault(linear, output)
-
-    hooks = [linear.register_forward_hook(keep) for linear in linears]
-    try:
+    parameters = [parameter for linear in linears for parameter in linear.parameters()]
+    with _left_as_it_was(model, parameters), torch.random.fork_rng(devices=[]), torch.no_grad():
         model.eval()
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            for linear in linears:
-                initialize(linear, "orthogonal", generator=generator)
-            model(inputs)
-            order = list(calls)
-            if not order:
-                raise ValueError("model must have an nn.Linear that it calls, and it has none.")
-            scales = []
-            for linear in order:
-                scales.append(1.0)
-                for _ in range(most_rescalings):
-                    calls.clear()
-                    model(inputs)
-                    variance = calls[linear].double().var(correction=0).item()
-                    if abs(variance - 1) <= tolerance:
-                        break
-                    if not 0 < variance < math.inf:
-                        raise ValueError(
-                            f"The outputs of {linears[linear]} must vary over the inputs, "
-                            f"but their variance is {variance:.3g}."
-                        )
-                    linear.weight.div_(math.sqrt(variance))
-                    scales[-1] /= math.sqrt(variance)
-                else:
-                    raise ValueError(
-                        f"The variance of the outputs of {linears[linear]} must settle at 1 within "
-                        f"{most_rescalings} rescalings, but it is {variance:.3g}."
-                    )
-    except BaseException:
-        with torch.no_grad():
-            for parameter, value in before:
-                parameter.copy_(value)
-        raise
+        for linear in linears:
+            initialize(linear, "orthogonal", generator=generator)
+        order = _output_variances(model, inputs, linears)
+        if not order:
+            raise ValueError("model must have an nn.Linear that it calls, got none.")
+        return tuple(
+            _rescale(model, inputs, linear, linears[linear], tolerance, most_rescalings) for linear in order
+        )
+
+
+def _rescale(
+    model: nn.Module, inputs: Tensor, linear: nn.Linear, name: str, tolerance: float, most_rescalings: int
+) -> float:
+    """Bring the variance of the layer's outputs to 1; returns what its weight was multiplied by."""
+    scale = 1.0
+    for _ in range(most_rescalings):
+        variance = _output_variances(model, inputs, [linear])[linear]
+        if abs(variance - 1) <= tolerance:
+            return scale
+        if not 0 < variance < math.inf:
+            raise ValueError(f"The outputs of {name} must vary over the inputs, got variance {variance:.3g}.")
+        linear.weight.div_(math.sqrt(variance))
+        scale /= math.sqrt(variance)
+    raise ValueError(
+        f"The variance of the outputs of {name} must settle at 1 within {most_rescalings} rescalings, "
+        f"got {variance:.3g}."
+    )
+
+
+def _output_variances(
+    model: nn.Module, inputs: Tensor, linears: Iterable[nn.Linear]
+) -> dict[nn.Linear, float]:
+    """Variance of what each of the layers gives at its first call, in the order of these calls."""
+    variances: dict[nn.Linear, float] = {}
+
+    def measure(linear: nn.Linear, _inputs: tuple, output: Tensor) -> None:
+        if linear not in variances:
+            variances[linear] = output.double().var(correction=0).item()
+
+    hooks = [linear.register_forward_hook(measure) for linear in linears]
+    try:
+        model(inputs)
     finally:
         for hook in hooks:
             hook.remove()
+    return variances
+
+
+@contextmanager
+def _left_as_it_was(model: nn.Module, parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Afterwards modes and buffers are what they were; after an error, the parameters too."""
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    values = [(parameter, parameter.detach().clone()) for parameter in parameters]
+    try:
+        yield
+    except BaseException:
+        _put_back(values)
+        raise
+    finally:
         for module, training in modes:
             module.training = training
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
-    return tuple(scales)
+        _put_back(buffers)
+
+
+@torch.no_grad()
+def _put_back(values: Iterable[tuple[Tensor, Tensor]]) -> None:
+    for tensor, value in values:
+        tensor.copy_(value)

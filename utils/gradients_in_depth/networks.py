@@ -2,20 +2,37 @@
 
 import copy
 import math
+from functools import partial
+from typing import TypedDict, Unpack, cast
 
 import torch
 from torch import Tensor, nn
 
-from gradients_in_depth.arguments import check_choice, check_flag, check_integer, check_number
-from gradients_in_depth.data import DTYPES, seeded_generator
+from gradients_in_depth.arguments import check_choice, check_flag, check_integer, check_number, check_type
+from gradients_in_depth.catalogue import DTYPES, activation_module
 from gradients_in_depth.initialization import SCHEMES, initialize
-from gradients_in_depth.theory import activation_module
+from gradients_in_depth.randomness import seeded_generator
 
 NORMALIZATIONS: dict[str, type[nn.Module]] = {
     "batch": nn.BatchNorm1d,
     "layer": nn.LayerNorm,
     "rms": nn.RMSNorm,
 }
+
+
+def _check_inputs(x: Tensor, dtype: torch.dtype, shape: tuple[int | str, ...]) -> None:
+    """Raise unless `x` has the network's dtype and shape, in which a name stands for any size from 1."""
+    check_type("inputs", x, Tensor, "a torch.Tensor")
+    if x.dtype != dtype:
+        raise TypeError(f"inputs must have the network's dtype {dtype}, got {x.dtype}.")
+    fits = x.ndim == len(shape) and all(
+        size >= 1 if isinstance(allowed, str) else size == allowed
+        for size, allowed in zip(x.shape, shape, strict=True)
+    )
+    if not fits:
+        free = " and ".join(f"{allowed} >= 1" for allowed in shape if isinstance(allowed, str))
+        whole = ", ".join(map(str, shape))
+        raise ValueError(f"inputs must have shape ({whole}) with {free}, got {tuple(x.shape)}.")
 
 
 class Block(nn.Module):
@@ -27,7 +44,7 @@ class Block(nn.Module):
     None; with `pre_activation` it takes the block's input. `branch_scale` is a number; for one that is
     learned (ReZero), assign an `nn.Parameter` to `block.branch_scale` afterwards.
     Raises `ValueError` for a skip around a linear layer that changes the width, `TypeError` for one that is
-    no `nn.Linear` and for a flag that is neither True nor False.
+    not an `nn.Linear` and for a flag that is neither True nor False.
     He et al. 2016 (residual connections; pre-activation: "Identity mappings in deep residual networks").
     """
 
@@ -41,8 +58,7 @@ class Block(nn.Module):
         pre_activation: bool = False,
     ) -> None:
         super().__init__()
-        if not isinstance(linear, nn.Linear):
-            raise TypeError(f"linear must be an nn.Linear, got {type(linear).__name__}.")
+        check_type("linear", linear, nn.Linear, "an nn.Linear")
         if check_flag("skip", skip) and linear.in_features != linear.out_features:
             raise ValueError(
                 "skip needs a linear layer with as many outputs as inputs, "
@@ -144,15 +160,8 @@ class DeepMLP(nn.Module):
         return self.readout(x)
 
     def _check(self, x: Tensor) -> None:
-        in_features, dtype = self.blocks[0].linear.in_features, self.readout.weight.dtype
-        if not isinstance(x, Tensor):
-            raise TypeError(f"inputs must be a torch.Tensor, got {type(x).__name__}.")
-        if x.dtype != dtype:
-            raise TypeError(f"inputs must have the network's dtype {dtype}, got {x.dtype}.")
-        if x.ndim != 2 or x.shape[1] != in_features or len(x) == 0:
-            raise ValueError(
-                f"inputs must have shape (batch, {in_features}) with batch >= 1, got {tuple(x.shape)}."
-            )
+        first = cast(Block, self.blocks[0])  # an nn.ModuleList does not say what it holds
+        _check_inputs(x, self.readout.weight.dtype, ("batch", first.linear.in_features))
         norms = (block.norm for block in self.blocks)
         if self.training and len(x) == 1 and any(isinstance(norm, nn.BatchNorm1d) for norm in norms):
             raise ValueError(
@@ -248,12 +257,26 @@ class TransformerBlock(nn.Module):
             allowed = f"(batch, tokens, {self.attention.query.in_features})"
             raise ValueError(f"inputs must have shape {allowed}, got {tuple(x.shape)}.")
         x = self._branch(x, self.attention, self.attention_norm)
-        return x if self.feed_forward is None else self._branch(x, self.feed_forward, self.feed_forward_norm)
+        if self.feed_forward is None or self.feed_forward_norm is None:
+            return x
+        return self._branch(x, self.feed_forward, self.feed_forward_norm)
 
     def _branch(self, x: Tensor, branch: nn.Module, norm: nn.Module) -> Tensor:
         out = self.branch_scale * branch(norm(x) if self.norm_placement == "pre" else x)
         out = x + out if self.skip else out
         return norm(out) if self.norm_placement == "post" else out
+
+
+class BlockOptions(TypedDict, total=False):
+    """What a `Transformer` hands on to each `TransformerBlock`."""
+
+    dim_feedforward: int | None
+    norm_placement: str | None
+    norm: str
+    skip: bool
+    branch_scale: float
+    qk_norm: bool
+    activation: str
 
 
 class Transformer(nn.Module):
@@ -281,7 +304,7 @@ class Transformer(nn.Module):
         gain: float = 1.0,
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
-        **block: int | str | bool | float | None,
+        **block: Unpack[BlockOptions],
     ) -> None:
         super().__init__()
         check_integer("depth", depth, at_least=1)
@@ -308,13 +331,8 @@ class Transformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, tokens, in_features) -> (batch, out_features), before any softmax."""
-        tokens, in_features, dtype = len(self.positions), self.embedding.in_features, self.positions.dtype
-        if not isinstance(x, Tensor) or x.dtype != dtype:
-            given = x.dtype if isinstance(x, Tensor) else type(x).__name__
-            raise TypeError(f"inputs must be a tensor of the network's dtype {dtype}, got {given}.")
-        if x.ndim != 3 or tuple(x.shape[1:]) != (tokens, in_features) or len(x) == 0:
-            allowed = f"(batch, {tokens}, {in_features}) with batch >= 1"
-            raise ValueError(f"inputs must have shape {allowed}, got {tuple(x.shape)}.")
+        shape = ("batch", len(self.positions), self.embedding.in_features)
+        _check_inputs(x, self.positions.dtype, shape)
         x = self.embedding(x) + self.positions
         for block in self.blocks:
             x = block(x)
@@ -322,6 +340,8 @@ class Transformer(nn.Module):
 
 
 # --- Recurrent networks ------------------------------------------------------------------------------------
+
+State = Tensor | tuple[Tensor, Tensor]
 
 
 class _Cell(nn.Module):
@@ -357,8 +377,11 @@ class _Cell(nn.Module):
                 rows_of_gate.copy_(one.weight.detach())
             nn.init.zeros_(linear.bias)
 
-    def start(self, batch: int) -> Tensor:
+    def start(self, batch: int) -> State:
         """The state before the first step: zeros (batch, width)."""
+        return self._zeros(batch)
+
+    def _zeros(self, batch: int) -> Tensor:
         return self.from_state.weight.new_zeros(batch, self.from_state.in_features)
 
 
@@ -410,7 +433,7 @@ class LSTMCell(_Cell):
 
     def start(self, batch: int) -> tuple[Tensor, Tensor]:
         """The state before the first step: two times zeros (batch, width)."""
-        return super().start(batch), super().start(batch)
+        return self._zeros(batch), self._zeros(batch)
 
     def forward(self, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """(batch, in_features), two times (batch, width) -> two times (batch, width)."""
@@ -447,33 +470,19 @@ class RecurrentNetwork(nn.Module):
         super().__init__()
         check_choice("cell", cell, CELLS)
         check_integer("out_features", out_features, at_least=1)
-        options = {"gain": gain, "seed": seed, "dtype": dtype}
-        if forget_bias is not None:
-            if cell != "lstm":
-                raise ValueError(f"forget_bias is for the cell lstm, but the cell {cell} was given.")
-            options["forget_bias"] = forget_bias
-        self.cell = CELLS[cell](in_features, width, **options)
+        if forget_bias is not None and cell != "lstm":
+            raise ValueError(f"cell must be lstm when there is a forget_bias, got {cell!r}.")
+        make_cell = CELLS[cell] if forget_bias is None else partial(LSTMCell, forget_bias=forget_bias)
+        self.cell = make_cell(in_features, width, gain=gain, seed=seed, dtype=dtype)
         self.readout = nn.utils.skip_init(nn.Linear, width, out_features, dtype=dtype)
         # Drawn apart from the cell, so that two kinds of cells get the same readout.
         initialize(self.readout, "xavier_normal", generator=seeded_generator((int(seed) + 2**31) % 2**32))
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, length, in_features) -> (batch, out_features), before any softmax."""
-        self._check(x)
+        _check_inputs(x, self.readout.weight.dtype, ("batch", "length", self.cell.from_input.in_features))
         state = self.cell.start(len(x))
         for step in x.unbind(dim=1):
             state = self.cell(step, state)
         h = state[0] if isinstance(state, tuple) else state
         return self.readout(h)
-
-    def _check(self, x: Tensor) -> None:
-        in_features, dtype = self.cell.from_input.in_features, self.readout.weight.dtype
-        if not isinstance(x, Tensor):
-            raise TypeError(f"inputs must be a torch.Tensor, got {type(x).__name__}.")
-        if x.dtype != dtype:
-            raise TypeError(f"inputs must have the network's dtype {dtype}, got {x.dtype}.")
-        if x.ndim != 3 or x.shape[2] != in_features or 0 in x.shape:
-            raise ValueError(
-                f"inputs must have shape (batch, length, {in_features}) with batch >= 1 and length >= 1, "
-                f"got {tuple(x.shape)}."
-            )

@@ -14,8 +14,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from gradients_in_depth import pictures
+from gradients_in_depth.catalogue import activation_module
 from gradients_in_depth.signals import FORMATS, Signals
-from gradients_in_depth.theory import activation_module
 from gradients_in_depth.training import History, Sweep
 
 LEGEND = {"handlelength": 0.9, "handletextpad": 0.3, "columnspacing": 0.8, "borderaxespad": 0.2, "ncols": 2}

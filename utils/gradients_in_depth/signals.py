@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from gradients_in_depth.arguments import check_batch, check_integer, check_number
-from gradients_in_depth.data import random_state_kept
-from gradients_in_depth.theory import FORMATS as FORMAT_DTYPES
-from gradients_in_depth.theory import activation_module, number_format
+from gradients_in_depth.catalogue import FORMATS as FORMAT_DTYPES
+from gradients_in_depth.catalogue import activation_module, number_format
+from gradients_in_depth.randomness import random_state_kept
 
 FORMATS = ("float16", "bfloat16", "float32")
 NAN = math.nan
