@@ -1,0 +1,230 @@
+"""What people who join rely on: guides that name what is there, versions in step, hooks and workflows."""
+
+import ast
+import re
+import tomllib
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.specifiers import SpecifierSet
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+WORKFLOWS = {
+    path.name: path.read_text(encoding="utf-8") for path in (ROOT / ".github" / "workflows").iterdir()
+}
+HOOKS = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
+GUIDES = ["README.md", "CONTRIBUTING.md", "CODE_OF_CONDUCT.md", "solutions/README.md", "exercises/README.md"]
+PYTHONS = [
+    words.rsplit(" ", 1)[1]
+    for words in PROJECT["project"]["classifiers"]
+    if re.fullmatch(r".*:: Python :: 3\.\d+", words)
+]
+# Installed where a hook or a workflow needs them, and not with the course.
+OF_HOOKS = {"pre_commit_hooks"}
+
+
+# ---- Commands
+
+
+def unknown_commands(text: str) -> list[str]:
+    """Make targets that the Makefile does not have, and modules for `python -m` that cannot be imported."""
+    targets = set(re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE))
+    faults = [
+        f"make {word}"
+        for word in re.findall(r"(?:^|[`;&|] *|run: )make ([a-z]+)", text, re.MULTILINE)
+        if word not in targets
+    ]
+    for module in re.findall(r"python(?:3|\.exe)? -m ([\w.]+)", text):
+        if module.split(".")[0] not in OF_HOOKS and find_spec(module) is None:
+            faults.append(f"python -m {module}")
+    for file in re.findall(r"pytest [^`\n]*?((?:tests|notebooks)/[\w/]+\.\w+)", text):
+        if not (ROOT / file).exists():
+            faults.append(f"pytest {file}")
+    return faults
+
+
+def test_a_command_that_is_not_there_is_named():
+    assert unknown_commands("Run `make check`, then\n    make lab\n") == []
+    assert unknown_commands("Run `make tests`.") == ["make tests"]
+    assert unknown_commands("      - run: make latest\n") == ["make latest"]
+    assert unknown_commands(".venv/bin/python -m tools.lesson --check") == ["python -m tools.lesson"]
+    assert unknown_commands(".venv/bin/python -m pytest tests/test_nothing.py") == [
+        "pytest tests/test_nothing.py"
+    ]
+    assert unknown_commands("People make mistakes.") == []
+
+
+# ---- Guides
+
+
+def missing_places(text: str, folder: Path) -> list[str]:
+    """Links of a page, and paths of the project in code font, that lead nowhere."""
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text) if ":" not in link]
+    faults = [link for link in links if not (folder / link).exists()]
+    rooms = "tools|tests|utils|notebooks|solutions|exercises|\\.github"
+    for path in re.findall(rf"`((?:{rooms})/[\w./-]*)`", text):
+        if not (ROOT / path).exists() and not re.search(r"NAME|NN", path):
+            faults.append(path)
+    return faults
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_a_guide_names_what_is_there(guide):
+    text = (ROOT / guide).read_text(encoding="utf-8")
+    assert unknown_commands(text) == []
+    assert missing_places(text, (ROOT / guide).parent) == []
+
+
+def test_a_place_that_is_not_there_is_named():
+    assert missing_places("[a](LICENSE) `tools/lessons.py` `solutions/NN_name.py`", ROOT) == []
+    assert missing_places("[a](LICENCE) `tools/build.py`", ROOT) == ["LICENCE", "tools/build.py"]
+
+
+def test_contributing_is_read_in_ten_minutes():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert len(text.split()) <= 2400, "at 240 words per minute"
+
+
+# ---- Versions
+
+
+def versions_out_of_step(project: str, citation: str, changelog: str) -> list[str]:
+    """What the three files disagree about, and dates that a changelog may not have."""
+    version = tomllib.loads(project)["project"]["version"]
+    cited = yaml.safe_load(citation)["version"]
+    entries = re.findall(r"^## \[(\d+\.\d+\.\d+)\] - (.+)$", changelog, re.MULTILINE)
+    faults = [] if cited == version else [f"CITATION.cff has {cited}"]
+    faults += [] if entries and entries[0][0] == version else [f"CHANGELOG.md does not begin with {version}"]
+    for place, (number, date) in enumerate(entries):
+        if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", date) and (place or date != "Unreleased"):
+            faults.append(f"{number} has no date")
+    return faults
+
+
+def test_the_version_is_the_same_everywhere():
+    names = ("pyproject.toml", "CITATION.cff", "CHANGELOG.md")
+    assert versions_out_of_step(*[(ROOT / name).read_text(encoding="utf-8") for name in names]) == []
+
+
+def test_versions_out_of_step_are_named():
+    project, citation = '[project]\nversion = "1.1.0"', "version: 1.1.0"
+    changes = "## [1.1.0] - Unreleased\n\n## [1.0.0] - 2026-11-28\n"
+    assert versions_out_of_step(project, citation, changes) == []
+    assert versions_out_of_step(project, "version: 1.0.0", changes) == ["CITATION.cff has 1.0.0"]
+    assert versions_out_of_step(project, citation, changes.partition("\n\n")[2]) == [
+        "CHANGELOG.md does not begin with 1.1.0"
+    ]
+    assert versions_out_of_step(project, citation, changes.replace("2026-11-28", "Unreleased")) == [
+        "1.0.0 has no date"
+    ]
+
+
+# ---- Workflows and hooks
+
+
+def faults_of_workflow(text: str) -> list[str]:
+    """What a workflow must say, and commands in it that are not there."""
+    workflow = yaml.safe_load(text)
+    faults = unknown_commands(text)
+    if workflow.get("permissions") != {"contents": "read"}:
+        faults.append("it may do more than read")
+    if "concurrency" not in workflow:
+        faults.append("an older run goes on beside a newer one")
+    for name, job in workflow["jobs"].items():
+        faults += [] if "timeout-minutes" in job else [f"{name} has no time limit"]
+        uses = [step["uses"] for step in job["steps"] if "uses" in step]
+        faults += [
+            f"{action} has no version" for action in uses if not re.search(r"@v\d+$|@[0-9a-f]{40}$", action)
+        ]
+    return faults
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_a_workflow_is_safe_and_can_run(name):
+    assert faults_of_workflow(WORKFLOWS[name]) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ("make test", "make tests", "make tests"),
+        ("contents: read", "contents: write", "it may do more than read"),
+        ("timeout-minutes", "# timeout-minutes", "suite has no time limit"),
+        ("concurrency:", "env:", "an older run goes on beside a newer one"),
+        ("actions/checkout@v7", "actions/checkout@main", "actions/checkout@main has no version"),
+    ],
+)
+def test_a_fault_of_a_workflow_is_named(old, new, fault):
+    assert old in WORKFLOWS["suite.yml"]
+    assert faults_of_workflow(WORKFLOWS["suite.yml"].replace(old, new)) == [fault]
+
+
+def test_the_quick_part_runs_on_every_python_and_system_that_is_promised():
+    matrix = yaml.safe_load(WORKFLOWS["check.yml"])["jobs"]["quick"]["strategy"]["matrix"]
+    assert matrix["python"] == PYTHONS
+    assert SpecifierSet(PROJECT["project"]["requires-python"]) == SpecifierSet(f">={PYTHONS[0]}")
+    assert {system.split("-")[0] for system in matrix["system"]} == {"ubuntu", "macos", "windows"}
+
+
+def test_the_ends_of_the_ranges_are_tried_with_the_ends_of_the_pythons():
+    jobs = yaml.safe_load(WORKFLOWS["versions.yml"])["jobs"]
+    pythons = {name: job["steps"][1]["with"]["python-version"] for name, job in jobs.items()}
+    assert pythons == {"newest": PYTHONS[-1], "oldest": PYTHONS[0]}
+
+
+def test_hooks_need_no_network_and_can_run():
+    assert {repository["repo"] for repository in HOOKS} == {"local"}
+    for hook in HOOKS[0]["hooks"]:
+        assert hook["language"] == "system"
+        assert unknown_commands(hook["entry"]) == []
+
+
+# ---- Texts are UTF-8 on Windows, too
+
+
+def calls_without_encoding(tree: ast.AST) -> list[ast.Call]:
+    """Calls that read, write or decode text, and leave it to the system how."""
+    faults = []
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        name = ast.unparse(call.func).rsplit(".", 1)[-1]
+        keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        if "encoding" in keywords or None in keywords:  # `**options` may have it
+            continue
+        positional = [argument.value for argument in call.args if isinstance(argument, ast.Constant)]
+        modes = [value for value in positional if isinstance(value, str) and re.fullmatch(r"[rwax+]+", value)]
+        opens = ast.unparse(call.func) == "open" or (
+            name == "open" and (bool(modes) or not (call.args or call.keywords))
+        )
+        binary = any(
+            isinstance(value, str) and re.fullmatch(r"[rwax+]*b[rwax+]*", value) for value in positional
+        )
+        if (
+            (name == "read_text" and not call.args)
+            or (name == "write_text" and len(call.args) == 1)
+            or (opens and not binary and "b" not in keywords.get("mode", ""))
+            or keywords.get("text") == "True"
+        ):
+            faults.append(call)
+    return faults
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for folder in ("tests", "tools", "utils") for path in sorted((ROOT / folder).rglob("*.py"))],
+    ids=lambda path: path.name,
+)
+def test_a_text_says_its_encoding(path):
+    calls = calls_without_encoding(ast.parse(path.read_text(encoding="utf-8")))
+    assert [f"line {call.lineno}: {ast.unparse(call)}" for call in calls] == []
+
+
+def test_a_text_without_its_encoding_is_named():
+    bad = "p.read_text()\np.write_text(t)\nopen(p)\nopen(p, 'a')\np.open()\np.open('w')\nrun(c, text=True)"
+    assert len(calls_without_encoding(ast.parse(bad))) == 7
+    good = "p.read_text('utf-8')\nopen(p, 'rb')\np.open('wb')\nos.open(p, flags)\nImage.open(p)\nrun(c)"
+    good += "\nopen(p, encoding='utf-8')\ntarfile.open(fileobj=t)\nos.fdopen(d, 'rb')\nopen(p, mode='rb')"
+    assert calls_without_encoding(ast.parse(good)) == []
