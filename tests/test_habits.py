@@ -7,8 +7,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from packaging.specifiers import SpecifierSet
+from torch import nn
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -82,6 +84,20 @@ def test_a_guide_names_what_is_there(guide):
 def test_a_place_that_is_not_there_is_named():
     assert missing_places("[a](LICENSE) `tools/lessons.py` `solutions/NN_name.py`", ROOT) == []
     assert missing_places("[a](LICENCE) `tools/build.py`", ROOT) == ["LICENCE", "tools/build.py"]
+
+
+def test_the_example_for_a_model_of_your_own_runs(capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    model, inputs = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2)), torch.ones(16, 4)
+    names = {
+        "model": model,
+        "inputs": inputs,
+        "targets": torch.zeros(16, 2),
+        "loss_fn": nn.functional.mse_loss,
+    }
+    exec(code, names)
+    assert capsys.readouterr().out
+    assert [layer.name for layer in names["signals"].layers] == ["0", "1", "2"]
 
 
 def test_contributing_is_read_in_ten_minutes():
