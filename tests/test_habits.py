@@ -203,44 +203,36 @@ def test_hooks_need_no_network_and_can_run():
 
 
 def calls_without_encoding(tree: ast.AST) -> list[ast.Call]:
-    """Calls that read, write or decode text, and leave it to the system how."""
+    """Calls that read or write a text file and leave its encoding to the system."""
     faults = []
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
-        name = ast.unparse(call.func).rsplit(".", 1)[-1]
-        keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
-        if "encoding" in keywords or None in keywords:  # `**options` may have it
-            continue
-        positional = [argument.value for argument in call.args if isinstance(argument, ast.Constant)]
-        modes = [value for value in positional if isinstance(value, str) and re.fullmatch(r"[rwax+]+", value)]
-        opens = ast.unparse(call.func) == "open" or (
-            name == "open" and (bool(modes) or not (call.args or call.keywords))
-        )
-        binary = any(
-            isinstance(value, str) and re.fullmatch(r"[rwax+]*b[rwax+]*", value) for value in positional
-        )
-        if (
-            (name == "read_text" and not call.args)
-            or (name == "write_text" and len(call.args) == 1)
-            or (opens and not binary and "b" not in keywords.get("mode", ""))
-            or keywords.get("text") == "True"
-        ):
+        function, names = ast.unparse(call.func), {keyword.arg for keyword in call.keywords}
+        values = [*call.args, *(keyword.value for keyword in call.keywords)]
+        words = [str(value.value) for value in values if isinstance(value, ast.Constant)]
+        mode = next((word for word in words if re.fullmatch("[rwaxbt+]+", word)), "")
+        is_open = function == "open" or (function.endswith(".open") and (mode or not values))
+        reads = function.endswith(".read_text") and not call.args
+        writes = function.endswith(".write_text") and len(call.args) == 1
+        if "encoding" not in names and (reads or writes or (is_open and "b" not in mode)):
             faults.append(call)
     return faults
 
 
-@pytest.mark.parametrize(
-    "path",
-    [path for folder in ("tests", "tools", "utils") for path in sorted((ROOT / folder).rglob("*.py"))],
-    ids=lambda path: path.name,
-)
-def test_a_text_says_its_encoding(path):
-    calls = calls_without_encoding(ast.parse(path.read_text(encoding="utf-8")))
-    assert [f"line {call.lineno}: {ast.unparse(call)}" for call in calls] == []
+def test_a_text_file_is_read_and_written_with_its_encoding():
+    paths = [path for folder in ("tests", "tools", "utils") for path in (ROOT / folder).rglob("*.py")]
+    faults = [
+        f"{path.relative_to(ROOT)}, line {call.lineno}: {ast.unparse(call)}"
+        for path in sorted([*paths, ROOT / "conftest.py"])
+        for call in calls_without_encoding(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert faults == []
 
 
-def test_a_text_without_its_encoding_is_named():
-    bad = "p.read_text()\np.write_text(t)\nopen(p)\nopen(p, 'a')\np.open()\np.open('w')\nrun(c, text=True)"
+def test_a_text_file_without_its_encoding_is_named():
+    bad = "p.read_text()\np.write_text(t)\nopen(p)\nopen(p, 'a')\np.open()\np.open('w')\np.write_text('b')"
     assert len(calls_without_encoding(ast.parse(bad))) == 7
-    good = "p.read_text('utf-8')\nopen(p, 'rb')\np.open('wb')\nos.open(p, flags)\nImage.open(p)\nrun(c)"
+    good = (
+        "p.read_text('utf-8')\nopen(p, 'rb')\np.open('wb')\nos.open(p, flags)\nImage.open(p)\np.read_bytes()"
+    )
     good += "\nopen(p, encoding='utf-8')\ntarfile.open(fileobj=t)\nos.fdopen(d, 'rb')\nopen(p, mode='rb')"
     assert calls_without_encoding(ast.parse(good)) == []
