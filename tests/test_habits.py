@@ -25,8 +25,8 @@ PYTHONS = [
     for words in PROJECT["project"]["classifiers"]
     if re.fullmatch(r".*:: Python :: 3\.\d+", words)
 ]
-# Installed where a hook or a workflow needs them, and not with the course.
-OF_HOOKS = {"pre_commit_hooks"}
+# Not installed with the course.
+ELSEWHERE = {"pip", "pre_commit_hooks"}
 
 
 # ---- Commands
@@ -41,7 +41,7 @@ def unknown_commands(text: str) -> list[str]:
         if word not in targets
     ]
     for module in re.findall(r"python(?:3|\.exe)? -m ([\w.]+)", text):
-        if module.split(".")[0] not in OF_HOOKS and find_spec(module) is None:
+        if module.split(".")[0] not in ELSEWHERE and find_spec(module) is None:
             faults.append(f"python -m {module}")
     for file in re.findall(r"pytest [^`\n]*?((?:tests|notebooks)/[\w/]+\.\w+)", text):
         if not (ROOT / file).exists():
