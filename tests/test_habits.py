@@ -20,6 +20,12 @@ WORKFLOWS = {
 }
 HOOKS = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
 GUIDES = ["README.md", "CONTRIBUTING.md", "CODE_OF_CONDUCT.md", "solutions/README.md", "exercises/README.md"]
+PACKAGE = ROOT / "utils" / "gradients_in_depth"
+MODULES = [
+    path.stem
+    for path in PACKAGE.iterdir()
+    if path.stem != "__init__" and (path.suffix == ".py" or (path / "__init__.py").exists())
+]
 PYTHONS = [
     words.rsplit(" ", 1)[1]
     for words in PROJECT["project"]["classifiers"]
@@ -67,9 +73,9 @@ def missing_places(text: str, folder: Path) -> list[str]:
     """Links of a page, and paths of the project in code font, that lead nowhere."""
     links = [link for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text) if ":" not in link]
     faults = [link for link in links if not (folder / link).exists()]
-    rooms = "tools|tests|utils|notebooks|solutions|exercises|\\.github"
-    for path in re.findall(rf"`((?:{rooms})/[\w./-]*)`", text):
-        if not (ROOT / path).exists() and not re.search(r"NAME|NN", path):
+    rooms = ["tools", "tests", "utils", "notebooks", "solutions", "exercises", r"\.github", *MODULES]
+    for path in re.findall(rf"`((?:{'|'.join(rooms)})/[\w./-]*)`", text):
+        if not ((ROOT / path).exists() or (PACKAGE / path).exists() or re.search(r"NAME|NN", path)):
             faults.append(path)
     return faults
 
@@ -84,6 +90,14 @@ def test_a_guide_names_what_is_there(guide):
 def test_a_place_that_is_not_there_is_named():
     assert missing_places("[a](LICENSE) `tools/lessons.py` `solutions/NN_name.py`", ROOT) == []
     assert missing_places("[a](LICENCE) `tools/build.py`", ROOT) == ["LICENCE", "tools/build.py"]
+    assert missing_places("`checks/ward.py` `checks/wards.py`", ROOT) == ["checks/wards.py"]
+
+
+def test_the_readme_names_every_module():
+    text = (ROOT / "README.md").read_text(encoding="utf-8").partition("| Module | Job |")[2]
+    rows = re.findall(r"^\| (`.*?`) \|", text, re.MULTILINE)
+    named = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    assert sorted(named) == sorted(MODULES)
 
 
 def test_the_example_for_a_model_of_your_own_runs(capsys):
