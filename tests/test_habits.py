@@ -49,10 +49,9 @@ def unknown_commands(text: str) -> list[str]:
     for module in re.findall(r"python(?:3|\.exe)? -m ([\w.]+)", text):
         if module.split(".")[0] not in ELSEWHERE and find_spec(module) is None:
             faults.append(f"python -m {module}")
-    for file in re.findall(r"pytest [^`\n]*?((?:tests|notebooks)/[\w/]+\.\w+)", text):
-        if not (ROOT / file).exists():
-            faults.append(f"pytest {file}")
-    return faults
+    files = re.findall(r"pytest [^`\n]*?((?:tests|notebooks)/[\w/]+\.\w+)", text)
+    files += re.findall(r"(?:-r|--requirement) (\S+)", text)
+    return faults + [file for file in files if not (ROOT / file).exists()]
 
 
 def test_a_command_that_is_not_there_is_named():
@@ -60,9 +59,8 @@ def test_a_command_that_is_not_there_is_named():
     assert unknown_commands("Run `make tests`.") == ["make tests"]
     assert unknown_commands("      - run: make latest\n") == ["make latest"]
     assert unknown_commands(".venv/bin/python -m tools.lesson --check") == ["python -m tools.lesson"]
-    assert unknown_commands(".venv/bin/python -m pytest tests/test_nothing.py") == [
-        "pytest tests/test_nothing.py"
-    ]
+    assert unknown_commands(".venv/bin/python -m pytest tests/test_none.py") == ["tests/test_none.py"]
+    assert unknown_commands("python -m pip install -r needs.txt") == ["needs.txt"]
     assert unknown_commands("People make mistakes.") == []
 
 
