@@ -49,7 +49,7 @@ def unknown_commands(text: str) -> list[str]:
     for module in re.findall(r"python(?:3|\.exe)? -m ([\w.]+)", text):
         if module.split(".")[0] not in ELSEWHERE and find_spec(module) is None:
             faults.append(f"python -m {module}")
-    files = re.findall(r"pytest [^`\n]*?((?:tests|notebooks)/[\w/]+\.\w+)", text)
+    files = re.findall(r"\b(?:tests|notebooks)/\w+\.(?:py|ipynb)", "\n".join(re.findall(r"pytest .*", text)))
     files += re.findall(r"(?:-r|--requirement) (\S+)", text)
     return faults + [file for file in files if not (ROOT / file).exists()]
 
