@@ -21,7 +21,7 @@ os.environ["IPYTHONDIR"] = _ipython.name
 _startup = Path(_ipython.name, "profile_default", "startup", "course.py")
 _startup.parent.mkdir(parents=True)
 _code = Path(__file__).parent / "tests" / "kernel_startup.py"
-_startup.write_text(f"exec(open({str(_code)!r}, encoding='utf-8').read(), {{}})", encoding="utf-8")
+_startup.write_text(f"exec(open({str(_code)!r}, encoding='utf-8').read(), {{}})")
 if "COURSE_RESULTS" not in os.environ:  # the workers have that of the process that started them
     _results = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
     os.environ["COURSE_RESULTS"] = _results.name

@@ -72,13 +72,13 @@ def write_course(folder: Path) -> Path:
     """The folder of the assignments, with one in it."""
     (folder / "source" / NAME).mkdir(parents=True)
     nbformat.write(source(), folder / "source" / NAME / f"{NAME}.ipynb")
-    (folder / "source" / NAME / "given.txt").write_text("given", encoding="utf-8")
+    (folder / "source" / NAME / "given.txt").write_text("given")
     return folder / "source"
 
 
 def released(path: Path) -> dict:
     """The notebook as students get it."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    return json.loads(path.read_text())
 
 
 def edited(notebook: dict, **sources: str) -> dict:

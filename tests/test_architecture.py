@@ -138,7 +138,7 @@ def scratch(tracked: list[str]) -> list[str]:
 # By dotted name; only `checks` has parts, one for each set of exercises.
 PARTED = "checks"
 MODULES = {
-    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path.read_text(encoding="utf-8")
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path.read_text()
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 NAMED = {name: source for name, source in MODULES.items() if name != "__init__"}

@@ -62,11 +62,11 @@ def course(tmp_path):
     sources = tmp_path / "notebooks" / "sources"
     package.mkdir()
     sources.mkdir(parents=True)
-    (package / "__init__.py").write_text("", encoding="utf-8")
-    (package / "pictures.py").write_text("WIDTH = 9\n", encoding="utf-8")
-    (package / "plots.py").write_text("from gradients_in_depth import pictures\n", encoding="utf-8")
-    (package / "training.py").write_text("import math\n", encoding="utf-8")
-    (package / "slider.js").write_text("export default {};\n", encoding="utf-8")
+    (package / "__init__.py").write_text("")
+    (package / "pictures.py").write_text("WIDTH = 9\n")
+    (package / "plots.py").write_text("from gradients_in_depth import pictures\n")
+    (package / "training.py").write_text("import math\n")
+    (package / "slider.js").write_text("export default {};\n")
     return tmp_path
 
 
@@ -91,7 +91,7 @@ def failure(course, text):
 def rich(tmp_path_factory):
     """A lesson with one of everything, built twice: (notebook, bytes of the first build, of the second)."""
     folder = tmp_path_factory.mktemp("rich")
-    (script := folder / "rich.py").write_text(RICH, encoding="utf-8")
+    (script := folder / "rich.py").write_text(RICH)
     builds = []
     for _ in range(2):
         build(script, folder / "rich.ipynb")
@@ -129,9 +129,7 @@ def test_what_is_stored(rich):
 @pytest.mark.slow
 def test_ids_stay_when_another_cell_comes_in(tmp_path, rich):
     notebook, *_ = rich
-    (script := tmp_path / "rich.py").write_text(
-        RICH.replace("# %%\n1 + 1", "# %%\n2 + 2\n\n# %%\n1 + 1"), encoding="utf-8"
-    )
+    (script := tmp_path / "rich.py").write_text(RICH.replace("# %%\n1 + 1", "# %%\n2 + 2\n\n# %%\n1 + 1"))
     before, after = [cell.id for cell in notebook.cells], [cell.id for cell in read(script).cells]
     assert len(set(after)) == len(after), "two cells of the same text share an id"
     assert [id for id in after if id in before] == before
@@ -198,7 +196,7 @@ def test_a_failure_keeps_the_last_good_file_and_the_other_notebooks_are_built(co
     assert command(course, "--jobs", "1") == 1
     said = capsys.readouterr()
     assert (course / "notebooks" / "01_bad.ipynb").read_bytes() == good
-    assert '"10"' in (course / "notebooks" / "00_good.ipynb").read_text(encoding="utf-8")
+    assert '"10"' in (course / "notebooks" / "00_good.ipynb").read_text()
     assert re.search(r"built +00_good \(1 cells, \d+ s\)", said.out)
     assert "01_bad, cell 2 (line 5 of sources/01_bad.py): ZeroDivisionError" in said.err
     assert sorted(path.name for path in (course / "notebooks").iterdir()) == [
@@ -215,7 +213,7 @@ def test_only_what_changed_is_built(course, capsys):
     lessons = pairs_of(course / "notebooks" / "sources", course / "notebooks")
     for script, target in lessons:  # as the builder stores them, without the wait
         built = {"gradients_in_depth": {"built_from": fingerprint(script, course / "gradients_in_depth")}}
-        target.write_text(json.dumps({"metadata": METADATA | built}), encoding="utf-8")
+        target.write_text(json.dumps({"metadata": METADATA | built}))
 
     def stale():
         capsys.readouterr()
@@ -225,7 +223,7 @@ def test_only_what_changed_is_built(course, capsys):
         return names
 
     def changed(path, text):
-        path.write_text(text, newline="", encoding="utf-8")
+        path.write_text(text, newline="")
 
     package = course / "gradients_in_depth"
     assert stale() == []
@@ -259,11 +257,11 @@ def test_a_notebook_saved_by_hand_is_not_current(course):
     assert not is_current(script, target, course / "gradients_in_depth")
     build(script, target, course / "gradients_in_depth")
     assert is_current(script, target, course / "gradients_in_depth")
-    notebook = json.loads(target.read_text(encoding="utf-8"))
+    notebook = json.loads(target.read_text())
     notebook["metadata"]["language_info"]["version"] = "3.11.2"
-    target.write_text(json.dumps(notebook), encoding="utf-8")
+    target.write_text(json.dumps(notebook))
     assert not is_current(script, target, course / "gradients_in_depth")
-    target.write_text("{ not a notebook", encoding="utf-8")
+    target.write_text("{ not a notebook")
     assert not is_current(script, target, course / "gradients_in_depth")
 
 
@@ -291,4 +289,4 @@ def test_any_script_to_any_place(course):
     target = course / "solutions" / "04_initialization" / "04_initialization.ipynb"
     target.parent.mkdir(parents=True)
     assert build_all([(script, target)], course / "gradients_in_depth") == []
-    assert "'04_initialization'" in target.read_text(encoding="utf-8")
+    assert "'04_initialization'" in target.read_text()

@@ -45,12 +45,12 @@ def run(tmp_path):
     def run(chromium: str | None, suite: str = SUITE, **environment: str) -> str:
         shutil.copy(ROOT / "conftest.py", tmp_path)
         (tmp_path / "pyproject.toml").write_text(
-            "[tool.pytest.ini_options]\nmarkers = ['browser: x', 'sandbox: x']\n", encoding="utf-8"
+            "[tool.pytest.ini_options]\nmarkers = ['browser: x', 'sandbox: x']\n"
         )
-        (tmp_path / "test_suite.py").write_text(suite, encoding="utf-8")
+        (tmp_path / "test_suite.py").write_text(suite)
         (tmp_path / "tests" / "browser").mkdir(parents=True, exist_ok=True)
         (tmp_path / "tests" / "browser" / "lab.py").write_text(
-            f"def find_chromium():\n    return {chromium!r}\n", encoding="utf-8"
+            f"def find_chromium():\n    return {chromium!r}\n"
         )
         command = [sys.executable, "-m", "pytest", "-rsfp", "-p", "no:cacheprovider", "-p", "no:nbval"]
         clean = clean_environment() | environment
@@ -119,9 +119,9 @@ def square(color: str) -> str:
 
 
 def test_strict_nbval_compares_words_numbers_and_pictures_and_no_paths(tmp_path):
-    (tmp_path / "lesson.py").write_text(LESSON.replace("NEERG", square("green")[::-1]), encoding="utf-8")
+    (tmp_path / "lesson.py").write_text(LESSON.replace("NEERG", square("green")[::-1]))
     build(tmp_path / "lesson.py", tmp_path / "good.ipynb")
-    good = (tmp_path / "good.ipynb").read_text(encoding="utf-8")
+    good = (tmp_path / "good.ipynb").read_text()
     changed = {
         "other_path": good.replace("M0.125", "M0.126"),
         "other_png": good.replace("AA==", "AB=="),
@@ -132,7 +132,7 @@ def test_strict_nbval_compares_words_numbers_and_pictures_and_no_paths(tmp_path)
     }
     for name, text in changed.items():
         assert text != good
-        (tmp_path / f"{name}.ipynb").write_text(text, encoding="utf-8")
+        (tmp_path / f"{name}.ipynb").write_text(text)
     shutil.copy(ROOT / "conftest.py", tmp_path)
     (tmp_path / "tests").mkdir()
     for name in ("same_pictures.py", "kernel_startup.py"):
@@ -165,10 +165,10 @@ def test_a_browsers_kernel_takes_over_what_one_of_nbval_computed_after_the_same_
 
     def run(*cells: str, **environment: str) -> tuple[str, int]:
         """What the last cell shows, and how many times something was computed."""
-        log.write_text("", encoding="utf-8")
+        log.write_text("")
         client = NotebookClient(new_notebook(cells=[new_code_cell(cell) for cell in cells]))
         done = client.execute(env=os.environ | {"COURSE_RESULTS": str(tmp_path)} | environment)
-        return done.cells[-1].outputs[0]["data"]["text/plain"], len(log.read_text(encoding="utf-8"))
+        return done.cells[-1].outputs[0]["data"]["text/plain"], len(log.read_text())
 
     browser = {"COURSE_RESULTS_READ": "1"}
     assert run(*cells) == run(*cells) == ("[{2: 6}, {5: 15}]", 2)  # nbval computes

@@ -128,13 +128,13 @@ class TestClass:
         pages = list((course / "grading" / "feedback").rglob("*.html"))
         assert len(pages) == len(CLASS)
         for page in pages:
-            text = page.read_text(encoding="utf-8")
+            text = page.read_text()
             assert SECRET not in text
             assert "slope(10)" not in text
             assert "<script" not in text.lower()
             assert "code replaced" not in text  # what follows are words that the submission chose
         empty = course / "grading" / "feedback" / "empty-file" / NAME / f"{NAME}.html"
-        assert "the file is empty" in empty.read_text(encoding="utf-8")
+        assert "the file is empty" in empty.read_text()
         autograded = course / "grading" / "autograded" / "spreads-hidden-tests" / NAME / f"{NAME}.ipynb"
         notebook = nbformat.read(autograded, 4)
         leaked = [
@@ -146,15 +146,15 @@ class TestClass:
 
     def test_the_report_escapes_what_students_write(self, graded):
         course, *_ = graded
-        page = (course / "grading" / "grades.html").read_text(encoding="utf-8")
+        page = (course / "grading" / "grades.html").read_text()
         assert "odd &lt;b&gt;name" in page
         assert "<b>name" not in page
         assert "<script" not in page.lower()
-        assert "'=HYPERLINK(1)" in (course / "grading" / "grades.csv").read_text(encoding="utf-8")
+        assert "'=HYPERLINK(1)" in (course / "grading" / "grades.csv").read_text()
 
     def test_not_graded_is_never_0(self, graded):
         course, *_ = graded
-        page = (course / "grading" / "grades.html").read_text(encoding="utf-8")
+        page = (course / "grading" / "grades.html").read_text()
         (row,) = [line for line in page.splitlines() if "empty-file" in line]
         assert 'class="not-graded"' in row
         assert rows(course)["empty-file"]["points_so_far"] == ""
@@ -194,7 +194,7 @@ class TestReruns:
         by_hand(course, "ada", "why", 2.5, "Well said.")
         by_hand(course, "bob", "why", 1, "Too short.")
         notebook = course / "submitted" / "bob" / NAME / f"{NAME}.ipynb"
-        save(notebook.parent, edited(json.loads(notebook.read_text(encoding="utf-8")), slope=RIGHT["slope"]))
+        save(notebook.parent, edited(json.loads(notebook.read_text()), slope=RIGHT["slope"]))
         records = {path: path.stat().st_mtime_ns for path in (course / "grading" / "records").rglob("*.json")}
         assert len(records) == 3
         done = grade(course, "--feedback")
@@ -205,7 +205,7 @@ class TestReruns:
         # The answer that was graded by hand may be another one now: its points stay, a person looks again.
         assert (now["bob"]["state"], now["bob"]["points_so_far"]) == ("NEEDS A PERSON", "8")
         assert points(course, "bob") == (2, 3, 2)
-        page = (course / "grading" / "feedback" / "bob" / NAME / f"{NAME}.html").read_text(encoding="utf-8")
+        page = (course / "grading" / "feedback" / "bob" / NAME / f"{NAME}.html").read_text()
         assert "Too short." in page
         assert len(list((course / "grading" / "kept" / "bob" / NAME).iterdir())) == 2
 
@@ -224,9 +224,7 @@ class TestReruns:
         assert rows(course)["ada"]["points_so_far"] == "9.5"
 
     def test_interrupted_it_goes_on(self, course):
-        endless = edited(
-            json.loads((course / "submitted" / "cem" / NAME / f"{NAME}.ipynb").read_text(encoding="utf-8"))
-        )
+        endless = edited(json.loads((course / "submitted" / "cem" / NAME / f"{NAME}.ipynb").read_text()))
         slow = edited(endless, double="import time\ntime.sleep(40)")
         save(course / "submitted" / "cem" / NAME, slow)
         command = [sys.executable, "-m", "tools.grading", course / "submitted", "--jobs", "1"]
@@ -278,7 +276,7 @@ class TestReruns:
         command = [sys.executable, "-m", "jupyter", "server", "--allow-root", f"--ServerApp.port={port}"]
         command += ["--ServerApp.root_dir=.", "--ServerApp.port_retries=0", "--IdentityProvider.token="]
         log, address = course / "server.log", f"http://127.0.0.1:{port}/formgrader"
-        with log.open("w", encoding="utf-8") as file:
+        with log.open("w") as file:
             server = subprocess.Popen(command, cwd=course / "grading", stdout=file, stderr=file)
         try:
             submissions = json.loads(opened(f"{address}/api/submissions/{NAME}", log))
@@ -312,7 +310,7 @@ def opened(url: str, log: Path) -> str:
                 return page.read().decode()
         except OSError:
             time.sleep(0.25)
-    raise AssertionError(f"{url} does not answer: {log.read_text(encoding='utf-8')[-1000:]}")
+    raise AssertionError(f"{url} does not answer: {log.read_text()[-1000:]}")
 
 
 @pytest.mark.slow
@@ -328,9 +326,7 @@ class TestWithoutBubblewrap:
         assert "bubblewrap is not installed" in done.stderr
         assert "--no-sandbox" in done.stderr
         assert not (course / "grading" / "grades.csv").exists()
-        cell = edited(
-            json.loads((course / "submitted" / "cem" / NAME / f"{NAME}.ipynb").read_text(encoding="utf-8"))
-        )
+        cell = edited(json.loads((course / "submitted" / "cem" / NAME / f"{NAME}.ipynb").read_text()))
         background = "import subprocess\nsubprocess.Popen(['sleep', '87654'], start_new_session=True)\n"
         save(course / "submitted" / "cem" / NAME, edited(cell, double=background + RIGHT["double"]))
         done = grade(course, "--no-sandbox", PATH=f"{programs}:/bin")
@@ -399,10 +395,10 @@ def test_every_key_in_the_gradebook_leads_somewhere(tmp_path):
 def test_what_the_report_leaves_out_is_named(tmp_path):
     for path in ("source/one", "source/two", "source/three", "submitted/ada/one", "submitted/ada/tow"):
         (tmp_path / path).mkdir(parents=True)
-        (tmp_path / path / "notebook.ipynb").write_text("{}", encoding="utf-8")
+        (tmp_path / path / "notebook.ipynb").write_text("{}")
     (tmp_path / "source" / "no assignment").mkdir()
     (tmp_path / "submitted" / "bob").mkdir()
-    (tmp_path / "submitted" / "bob" / "two.ipynb").write_text("{}", encoding="utf-8")
+    (tmp_path / "submitted" / "bob" / "two.ipynb").write_text("{}")
     (tmp_path / "submitted" / "eve").symlink_to(tmp_path / "source")
 
     def left_out(only, names):
@@ -423,7 +419,7 @@ def test_what_the_report_leaves_out_is_named(tmp_path):
 
 
 def test_a_link_is_not_followed(tmp_path):
-    (tmp_path / "secret").write_text("{}", encoding="utf-8")
+    (tmp_path / "secret").write_text("{}")
     (tmp_path / "link.ipynb").symlink_to(tmp_path / "secret")
     with pytest.raises(CannotGradeError) as caught:
         examine.read_bytes(tmp_path / "link.ipynb")

@@ -17,9 +17,9 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "utils" / "gradients_in_depth"
-PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-REQUIREMENTS = (ROOT / "requirements.txt").read_text(encoding="utf-8")
-ENVIRONMENT = (ROOT / "environment.yml").read_text(encoding="utf-8")
+PYPROJECT = (ROOT / "pyproject.toml").read_text()
+REQUIREMENTS = (ROOT / "requirements.txt").read_text()
+ENVIRONMENT = (ROOT / "environment.yml").read_text()
 
 # The names under which conda-forge carries what pip knows otherwise.
 PIP_NAMES = {"matplotlib-base": "matplotlib", "playwright-python": "playwright", "pytorch": "torch"}
@@ -158,7 +158,7 @@ def undeclared(sources: list[Path], own: set[str], declared: set[str]) -> list[s
     distributions = importlib.metadata.packages_distributions()
     found = []
     for path in sources:
-        for module in sorted(imports_of(path.read_text(encoding="utf-8")) - own):
+        for module in sorted(imports_of(path.read_text()) - own):
             names = {canonicalize_name(name) for name in distributions.get(module, [module])}
             if not names & declared:
                 found.append(f"{path.name} imports {module}, which pyproject.toml does not name")
@@ -257,10 +257,7 @@ def test_every_import_is_declared():
 
 def test_an_undeclared_import_is_named(tmp_path):
     script = tmp_path / "lesson.py"
-    script.write_text(
-        "import json\nimport seaborn.utils\nfrom PIL import Image\nimport gradients_in_depth\n",
-        encoding="utf-8",
-    )
+    script.write_text("import json\nimport seaborn.utils\nfrom PIL import Image\nimport gradients_in_depth\n")
     assert undeclared([script], {"gradients_in_depth"}, {"pillow"}) == [
         "lesson.py imports seaborn, which pyproject.toml does not name"
     ]

@@ -136,9 +136,7 @@ def assignments(options: Options, book: Book) -> list[Assignment]:
         parts = [part for item in files.items() for part in item]
         print_ = _hash(options.url, settings.read_bytes() if settings else b"", *parts)
         mark = options.out / "records" / folder.name / "assignment"
-        known = (
-            mark.exists() and mark.read_text(encoding="utf-8") == print_ and (released / folder.name).exists()
-        )
+        known = mark.exists() and mark.read_text() == print_ and (released / folder.name).exists()
         if not (known and book.has(folder.name)):
             release(options.out, folder.name, options.source, released, options.url)
             report.write(mark, print_)
@@ -165,7 +163,7 @@ def _record_path(options: Options, student: str, assignment: str) -> Path:
 
 def _record(options: Options, student: str, assignment: str) -> dict:
     try:
-        record = json.loads(_record_path(options, student, assignment).read_text(encoding="utf-8"))
+        record = json.loads(_record_path(options, student, assignment).read_text())
         return record if isinstance(record, dict) else {}
     except (OSError, ValueError):
         return {}
@@ -352,7 +350,7 @@ def run(options: Options, feedback: bool = False) -> tuple[list[Row], list[str]]
 @contextlib.contextmanager
 def _alone(out: Path) -> Iterator[None]:
     """Two at a time would undo each other's work; the lock ends with the process, however that ends."""
-    with open(out / ".lock", "w", encoding="utf-8") as lock:
+    with open(out / ".lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -200,7 +200,7 @@ class Sandbox:
         ports = {f"{name}_port": i for i, name in enumerate(("shell", "iopub", "stdin", "control", "hb"), 1)}
         connection = {"transport": "ipc", "ip": f"{inside}/k", "key": secrets.token_hex(16), **ports}
         connection |= {"signature_scheme": "hmac-sha256", "kernel_name": "python3"}
-        (ipc / "kernel.json").write_text(json.dumps(connection), encoding="utf-8")
+        (ipc / "kernel.json").write_text(json.dumps(connection))
         # -P: a student's random.py must not take the library's place before the kernel runs; afterwards, as
         # in JupyterLab, the folder of the notebook comes first.
         kernel = [sys.executable, "-P", "-m", "ipykernel_launcher", "-f", f"{inside}/kernel.json"]
@@ -257,7 +257,7 @@ class Sandbox:
             self.client.start_channels()
             self.client.wait_for_ready(timeout=START_SECONDS)
         except RuntimeError as error:
-            with open(self.folder / "stderr", errors="replace", encoding="utf-8") as stderr:
+            with open(self.folder / "stderr", errors="replace") as stderr:
                 said = " ".join(stderr.read(2000).split())
             raise SandboxError(f"The kernel did not start: {self.reason or said or error}.") from None
 
