@@ -73,7 +73,7 @@ def missing_places(text: str, folder: Path) -> list[str]:
     faults = [link for link in links if not (folder / link).exists()]
     rooms = ["tools", "tests", "utils", "notebooks", "solutions", "exercises", r"\.github", *MODULES]
     for path in re.findall(rf"`((?:{'|'.join(rooms)})/[\w./-]*)`", text):
-        if not ((ROOT / path).exists() or (PACKAGE / path).exists() or re.search(r"NAME|NN", path)):
+        if not ((ROOT / path).exists() or (PACKAGE / path).exists() or re.search(r"NAME|NN|TOPIC", path)):
             faults.append(path)
     return faults
 
