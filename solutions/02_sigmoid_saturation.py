@@ -228,7 +228,7 @@ checks.treatments(who, per_layer)
 # *30 minutes · expert · 4 points*
 #
 # An uncentered sigmoid network keeps its gradient from a gain of 10.15 on. (The gain multiplies Xavier's weights:
-# `weight_var` is its square. There are no biases.) How much of that is the fault of the ½? Put a dial on it:
+# `weight_var` is its square. There are no biases.) How much of that is due to the ½? Put a dial on it:
 #
 # $$\varphi(z) = \sigma(z) - \tfrac{c}{2}.$$
 #

@@ -282,7 +282,7 @@ def test_the_same_commit_gives_the_same_bytes(course, archive, tmp_path, monkeyp
             path.chmod(0o600)
             os.utime(path, (day * 86_400, day * 86_400))
     git(other, "config", "core.fileMode", "false")
-    (other / "solutions" / "more.py").write_text("# not committed, and not released\n")
+    (other / "solutions" / "more.py").write_text("# not committed, and not released\n", encoding="utf-8")
     monkeypatch.setattr(release, "check_exercises", lambda *_: None)  # it changes nothing
     monkeypatch.setenv("TZ", "Pacific/Auckland")
     time.tzset()
@@ -308,9 +308,9 @@ def test_its_times_are_in_the_past_wherever_it_is_unpacked(course, archive):
 def refusal(folder, capsys):
     """What the command says; it must leave an older archive as it was."""
     out = folder.parent / "old.zip"
-    out.write_text("old")
+    out.write_text("old", encoding="utf-8")
     assert release.main(["--out", str(out)], folder) == 1
-    assert out.read_text() == "old" and not list(folder.parent.glob(".old.zip*"))
+    assert out.read_text(encoding="utf-8") == "old" and not list(folder.parent.glob(".old.zip*"))
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith("No archive was made. ")
     return said
@@ -320,7 +320,7 @@ def refusal(folder, capsys):
     "name", ["README.md", "utils/gradients_in_depth/data.py", "exercises/new.txt", "notebooks/11_new.ipynb"]
 )
 def test_what_is_not_committed_is_named(name, changed, capsys):
-    with open(changed / name, "a") as file:
+    with open(changed / name, "a", encoding="utf-8") as file:
         file.write("\n")
     assert f"{name} would be released, and is not committed" in refusal(changed, capsys)
     git(changed, "add", "--all")
@@ -333,8 +333,8 @@ def test_a_deleted_lesson_is_named(changed, capsys):
 
 
 def test_what_is_not_released_may_be_unfinished(changed, tmp_path):
-    (changed / "tests" / "test_data.py").write_text("# half of it\n")
-    (changed / "notebooks" / "sources" / "11_new.py").write_text("# half of it\n")
+    (changed / "tests" / "test_data.py").write_text("# half of it\n", encoding="utf-8")
+    (changed / "notebooks" / "sources" / "11_new.py").write_text("# half of it\n", encoding="utf-8")
     assert release.main(["--out", str(tmp_path / "course.zip")], changed) == 0
 
 
@@ -354,7 +354,7 @@ def test_an_answer_is_named(changed, capsys):
 
 def test_an_unfinished_mark_for_staff_is_named(changed, capsys):
     page = changed / "README.md"
-    page.write_text(page.read_text().replace("END STAFF", "END STUFF"))
+    page.write_text(page.read_text(encoding="utf-8").replace("END STAFF", "END STUFF"), encoding="utf-8")
     commit(changed)
     assert "README.md has the words 'BEGIN STAFF'" in refusal(changed, capsys)
 
@@ -387,7 +387,9 @@ def test_a_missing_exercise_is_named(one_set, capsys):
 
 def test_an_exercise_that_is_not_of_its_source_is_named(one_set, capsys):
     folder, exercise = one_set
-    exercise.write_text(exercise.read_text().replace("paper and pencil", "pencil and paper"))
+    exercise.write_text(
+        exercise.read_text(encoding="utf-8").replace("paper and pencil", "pencil and paper"), encoding="utf-8"
+    )
     commit(folder)
     assert f"{exercise.name} is not what its source gives" in refusal(folder, capsys)
 
@@ -395,13 +397,15 @@ def test_an_exercise_that_is_not_of_its_source_is_named(one_set, capsys):
 def test_a_source_that_went_on_is_named(one_set, capsys):
     folder, exercise = one_set
     script = folder / "solutions" / f"{exercise.stem}.py"
-    script.write_text(script.read_text().replace("paper and pencil", "pencil and paper"))
+    script.write_text(
+        script.read_text(encoding="utf-8").replace("paper and pencil", "pencil and paper"), encoding="utf-8"
+    )
     assert f"{exercise.name} is not what its source gives" in refusal(folder, capsys)
 
 
 def test_a_file_beside_an_exercise_is_named(one_set, capsys):
     folder, exercise = one_set
-    (exercise.parent / "key.txt").write_text("21")
+    (exercise.parent / "key.txt").write_text("21", encoding="utf-8")
     commit(folder)
     assert "key.txt is not what its source gives" in refusal(folder, capsys)
 

@@ -88,6 +88,6 @@ assert data["text/plain"] == "y against x. line: from 3 at 1 to 4 at 2.", data["
 assert data["image/png"][:4] in (b"\\x89PNG", "iVBO"), data["image/png"][:8]
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={"MPLBACKEND": "agg"}
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"MPLBACKEND": "agg"}
     )
     assert done.returncode == 0, done.stderr

@@ -44,7 +44,7 @@ WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 TRACES = {
     "an object's address": re.compile(r"\bat 0x[0-9a-fA-F]+|\b0x[0-9a-f]{11,12}\b"),
     "a progress bar": re.compile(r"\d%\|.*\[\d+:\d\d<"),
-    "a path of this machine": re.compile(r"(?<![^\s\"'(\[<>=,])(?:/[\w.+-]+){2,}|\b[A-Za-z]:\\\w+"),
+    "a path of this machine": re.compile(r"(?<![^\s\"'(\[<>=,])(?:/[\w.+-]+){2,}|\b[A-Za-z]:\\\w+|file://"),
 }
 DATA_URI = re.compile(r"data:[\w/+.-]+;base64,[A-Za-z0-9+/=]*")
 # CPython 3.11 counts the depth of a syntax tree once for all threads: two at a time may disturb each other.

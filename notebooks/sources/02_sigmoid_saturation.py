@@ -810,7 +810,7 @@ for ax, (loss, rate) in zip(axes, {"squared_error": 0.15, "cross_entropy": 0.031
 # ## 10 · Misdiagnosis: three flat curves
 #
 # Three networks of ten layers, five seeds each. All three sit near 2.3 and do not move. Somebody says: "vanishing gradients,
-# as always." For one of them that is right. (The code says what was done to each; look away if you like to guess.)
+# as always." For one of them that is right. (The code says what was done to each; look away if you want to guess first.)
 
 # %%
 order = torch.randperm(len(digits.train_targets), generator=torch.Generator().manual_seed(0))

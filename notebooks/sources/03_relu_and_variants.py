@@ -670,7 +670,7 @@ def selu_layers(width, seed, depth=1000):
 
 
 # %% [markdown]
-# One network of width 500 and eight of width 100. (The original theorem is about wide networks. Set 1000 if you like to wait.)
+# One network of width 500 and eight of width 100. (The original theorem is about wide networks. Set the width to 1000 if you do not mind waiting.)
 
 # %%
 wide = selu_layers(500, seed=0)

@@ -217,7 +217,7 @@ runs = {name: [measure(weight_var, seed) for seed in range(8)] for name, weight_
 
 
 # %% [markdown]
-# A short hand for one figure of all layers and seeds:
+# This helper collects one quantity from all layers and seeds:
 
 
 # %%
