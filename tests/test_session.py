@@ -1,6 +1,7 @@
 """The first line of every lesson."""
 
 import random
+import os
 import subprocess
 import sys
 
