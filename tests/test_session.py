@@ -1,7 +1,7 @@
 """The first line of every lesson."""
 
-import random
 import os
+import random
 import subprocess
 import sys
 
