@@ -273,10 +273,10 @@ def _row(parts: Sequence[ArrayLike]) -> np.ndarray:
 
 @np.errstate(all="ignore")  # a mistake may well divide by 0: what is not a number explains nothing
 def _results(outcome: Outcome, cases: Sequence[Case]) -> np.ndarray:
-    """What comes out for all cases, in one row, or as one number for all."""
+    """What comes out for all cases, in one row; a row of one number is for all of them."""
     if callable(outcome):
         return _row([outcome(*case) for case in cases])
-    return np.asarray(outcome, dtype=float)
+    return np.atleast_1d(np.asarray(outcome, dtype=float))
 
 
 def another_slope(least: float) -> Callable[[Sequence[Case], np.ndarray, np.ndarray], str]:
