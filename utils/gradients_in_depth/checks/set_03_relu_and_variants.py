@@ -6,6 +6,7 @@ from functools import partial
 from statistics import NormalDist
 
 import numpy as np
+from scipy.optimize import brentq
 
 from gradients_in_depth import theory
 from gradients_in_depth.checks.common import Case, Mistake, Trial, as_floats, exercise, furthest, number
@@ -63,6 +64,9 @@ def _census(
     return lambda before, after: np.array([np.sum(part) for part in combine(rule(before), rule(after))])
 
 
+_fates = _census()
+
+
 def _of_batches(reduce: Callable) -> Callable[[list, list], np.ndarray]:
     """The right counts of each pair of batches, reduced."""
     return lambda before, after: reduce(
@@ -70,7 +74,6 @@ def _of_batches(reduce: Callable) -> Callable[[list, list], np.ndarray]:
     )
 
 
-_fates = _census()
 _CENSUS = Trial(
     cases=lambda rng: [_layer_log(rng) for _ in range(3)],
     read=lambda result, *log: _numbers(result, 3, "The three counts of units"),
@@ -402,7 +405,7 @@ def cosine_after(depth: int, slope: float, cosine: float) -> float:
 def _smallest(
     depth: int, start: float, limit: float, one_layer: Callable[[float, float], float] | None = None
 ) -> float:
-    """The smallest slope in [0, 1] that keeps the cosine at `limit`; NaN where none does."""
+    """The smallest slope in [0, 1] that keeps the cosine at `limit`."""
     one_layer = one_layer or partial(cosine_after, 1)
 
     def after(slope: float) -> float:
@@ -411,13 +414,7 @@ def _smallest(
             cosine = min(one_layer(slope, cosine), 1.0)
         return cosine
 
-    if not after(1.0) <= limit < after(0.0):
-        return math.nan
-    low, high = 0.0, 1.0
-    for _ in range(45):
-        middle = (low + high) / 2
-        low, high = (middle, high) if after(middle) > limit else (low, middle)
-    return high
+    return brentq(lambda slope: after(slope) - limit, 0, 1)
 
 
 def _pairs(rng: np.random.Generator) -> list[Case]:
