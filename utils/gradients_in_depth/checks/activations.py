@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -36,11 +37,19 @@ class Nameless:
         return "activation"
 
 
-def moments(activation: Callable, q: float) -> tuple[float, float, float]:
-    """E[φ(z)], E[φ(z)²] and E[φ'(z)²] for z ~ N(0, q)."""
+class Moments(NamedTuple):
+    """E[φ(z)], E[φ(z)²] and E[φ'(z)²]."""
+
+    mean: float
+    square: float
+    square_slope: float
+
+
+def moments(activation: Callable, q: float) -> Moments:
+    """Those of an activation for z ~ N(0, q)."""
     z = math.sqrt(q) * _NORMAL
     values, slopes = activation(z), derivative(activation, z)
-    return float(_DENSITY @ values), float(_DENSITY @ values**2), float(_DENSITY @ slopes**2)
+    return Moments(*(float(_DENSITY @ row) for row in (values, values**2, slopes**2)))
 
 
 def slope_at_0(activation: Callable) -> float:

@@ -451,14 +451,14 @@ def edge(activation: Callable, bias_var: float, *, centered: bool = False) -> tu
         return math.exp(log_q) - (forward - centered * mean**2) / backward - bias_var
 
     q = math.exp(brentq(excess, math.log(1e-6), math.log(1e3)))
-    return q, 1 / moments(activation, q)[2]
+    return q, 1 / moments(activation, q).square_slope
 
 
 def _settled(activation: Callable, weight_var: float, bias_var: float) -> float:
     """The variance after 300 layers that start at 1."""
     q = 1.0
     for _ in range(300):
-        q = weight_var * moments(activation, q)[1] + bias_var
+        q = weight_var * moments(activation, q).square + bias_var
     return q
 
 
@@ -468,10 +468,10 @@ def _off_the_edge(cases: Sequence[Case], results: np.ndarray, right: np.ndarray)
     if not weight_var < 1e6:
         return f"{weight_var:.3g} is not at the edge: try your function on tanh, where theory helps."
     q = _settled(activation, weight_var, bias_var)
+    chi = weight_var * moments(activation, q).square_slope
     return (
         f"With weight_var {weight_var:.3g} and bias_var {bias_var:.2g} the variance settles at {q:.3g}, and "
-        f"the squared gradient then has a factor of {weight_var * moments(activation, q)[2]:.3g} per layer: "
-        "it should be 1."
+        f"the squared gradient then has a factor of {chi:.3g} per layer: it should be 1."
     )
 
 
@@ -484,7 +484,7 @@ _EDGE = Trial(
     right=lambda f, bias_var: edge(f, bias_var)[1],
     mistakes={
         "That makes χ 1 where the variance is 1: it does not settle there, ask where it does.": (
-            lambda f, bias_var: 1 / moments(f, 1.0)[2]
+            lambda f, bias_var: 1 / moments(f, 1.0).square_slope
         ),
         "That is for signals so small that the activation is straight: the biases alone make them larger.": (
             lambda f, bias_var: 1 / slope_at_0(f) ** 2
@@ -493,11 +493,11 @@ _EDGE = Trial(
             lambda f, bias_var: edge(f, 0.0)[1]
         ),
         "That keeps the forward variance at 1, as LSUV does: χ, which speaks of the gradient, has no say in "
-        "it.": lambda f, bias_var: (1 - bias_var) / moments(f, 1.0)[1],
+        "it.": lambda f, bias_var: (1 - bias_var) / moments(f, 1.0).square,
         "That keeps the forward variance at 1, without biases: χ, which speaks of the gradient, has no say "
-        "in it.": lambda f, bias_var: 1 / moments(f, 1.0)[1],
+        "in it.": lambda f, bias_var: 1 / moments(f, 1.0).square,
         "That takes the variance at which weights of weight_var 1 settle: with YOUR weight_var it is "
-        "another one.": lambda f, bias_var: 1 / moments(f, _settled(f, 1.0, bias_var))[2],
+        "another one.": lambda f, bias_var: 1 / moments(f, _settled(f, 1.0, bias_var)).square_slope,
         "The mean is taken off the activations: the next layer sums their squares as they are, mean "
         "included.": lambda f, bias_var: edge(f, bias_var, centered=True)[1],
         "That is σ_w: weight_var is its square.": lambda f, bias_var: math.sqrt(edge(f, bias_var)[1]),
