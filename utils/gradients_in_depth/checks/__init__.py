@@ -4,7 +4,8 @@
 `checks.NAME.hint()` prints a hint. Neither gives the answer. No check needs nbgrader: a learner runs the cell
 and reads. In a graded notebook the same call is the test, for a cell that raises earns no points.
 
-`common` holds what all checks share, each set has a module of its own, `ward` has the patients of lesson 10.
+`common` holds what all checks share, each set has a module of its own, `activations` has those that sets 04
+and 05 bring, and `ward` the patients of lesson 10.
 """
 
 from gradients_in_depth.checks.common import EMPTY, Check, Mistake

@@ -1,4 +1,4 @@
-"""What the checks of all sets share: the mistake, the check, and how an answer is called and compared."""
+"""What the checks of all sets share: how an answer is called, read and compared, and a check told as data."""
 
 import contextlib
 import copy
@@ -7,9 +7,10 @@ import io
 import math
 import textwrap
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from numbers import Real
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,60 +30,17 @@ class Mistake(AssertionError):  # noqa: N818 - a learner reads the name
         return textwrap.wrap(str(self), WIDTH)
 
 
-@dataclass(frozen=True)
-class Check:
-    """The check of one exercise: call it with the answer, or ask for its hint.
-
-    `look` takes the answer and a `seed`, from which it draws what it tries, and raises `Mistake`; `praise` is
-    the sentence for an answer that holds.
-    """
-
-    name: str
-    points: int
-    look: Callable
-    praise: str
-    advice: str
-
-    def __call__(self, *answer: object, seed: int = 0) -> None:
-        """Print one sentence when the answer holds; raise `Mistake` with one when it does not."""
-        try:
-            *wanted, _seed = inspect.signature(self.look).parameters
-            if len(answer) != len(wanted):
-                raise Mistake(f"This check takes {' and '.join(wanted)}, in this order, and nothing else.")
-            if any(part is None or part is ... for part in answer):
-                raise Mistake(EMPTY)
-            self.look(*answer, seed=arguments.check_seed(seed))
-        except Mistake as mistake:
-            raise Mistake(f"{mistake} (A hint: checks.{self.name}.hint())") from None
-        # Nothing is returned: nbgrader reads a returned value as partial credit.
-        points = "1 point" if self.points == 1 else f"{self.points} points"
-        print(textwrap.fill(f"Right ({points}): {self.praise}", WIDTH))
-
-    def hint(self) -> None:
-        """Print a hint that does not give the answer."""
-        print(textwrap.fill(self.advice, WIDTH))
-
-
-def exercise(points: int, *, praise: str, hint: str) -> Callable[[Callable], Check]:
-    """Make a function `look(answer, ..., seed)`, which raises `Mistake`, the `Check` of its name."""
-
-    def decorate(look: Callable) -> Check:
-        return Check(look.__name__, points, look, praise, hint)
-
-    return decorate
-
-
 # --- What every check needs --------------------------------------------------------------------------------
 
 
-def call(function: Callable, *inputs: object) -> object:
+def call(function: object, *inputs: object) -> object:
     """What the learner's function makes of the inputs, or a sentence for whatever goes wrong in it.
 
-    It is given copies, prints nothing, and warns of nothing: nbgrader takes a warning for a failure.
+    It gets copies, prints nothing, and warns of nothing: nbgrader takes a warning for a failure.
     """
     if not callable(function):
         raise Mistake(f"This check takes your function, without brackets, not {brief(function)}.")
-    given = copy.deepcopy(inputs)
+    copies = copy.deepcopy(inputs)
     quiet = io.StringIO()
     try:
         with (
@@ -92,21 +50,21 @@ def call(function: Callable, *inputs: object) -> object:
             contextlib.redirect_stderr(quiet),
         ):
             warnings.simplefilter("ignore")
-            result = function(*given)
+            result = function(*copies)
     except NotImplementedError:
         raise Mistake(EMPTY) from None
     except Exception as error:  # whatever a learner's code may raise
         what = f"{type(error).__name__}: {error}".rstrip(": ")
         inside = f"{_name(function)}({', '.join(map(brief, inputs))})"
         raise Mistake(f"Your function stops with {what}; call it yourself to see where: {inside}.") from None
-    if not all(_same(before, after) for before, after in zip(inputs, given, strict=True)):
+    if not all(_same(before, after) for before, after in zip(inputs, copies, strict=True)):
         raise Mistake("Your function changes what it was given: work on a copy, the caller still needs it.")
     if result is None:
         raise Mistake("Your function returns None: is the return statement missing?")
     return result
 
 
-def _same(one: object, other: object) -> bool:
+def _same(one: Any, other: Any) -> bool:
     """Whether an input is still what it was; two NaNs are the same."""
     if isinstance(one, nn.Module):
         return one.training == other.training and _same(one.state_dict(), other.state_dict())
@@ -123,7 +81,7 @@ def _same(one: object, other: object) -> bool:
     return one == other or (one != one and other != other)
 
 
-def _name(function: Callable) -> str:
+def _name(function: object) -> str:
     return getattr(function, "__name__", "your_function")
 
 
@@ -137,7 +95,7 @@ def brief(value: object) -> str:
 
 
 def as_number(value: object, what: str) -> float:
-    """A number of any library as a float; NaN and infinity are let through, for they are mistakes too."""
+    """A number of any library as a float; NaN and infinity pass, because they are mistakes, too."""
     if isinstance(value, torch.Tensor):
         value = value.detach().numpy()
     if isinstance(value, np.ndarray | np.generic) and value.shape:
@@ -147,6 +105,14 @@ def as_number(value: object, what: str) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise Mistake(f"{what} should be one number, and is {brief(value)}.")
     return float(value)
+
+
+def as_whole_number(value: object, what: str) -> int:
+    """A whole number from 1 on, such as a number of layers."""
+    number = as_number(value, what)
+    if not math.isfinite(number) or number != round(number) or number < 1:
+        raise Mistake(f"{what} counts something: it should be a whole number from 1 on, and is {number:.3g}.")
+    return int(number)
 
 
 def as_floats(value: object) -> np.ndarray | None:
@@ -160,29 +126,39 @@ def as_floats(value: object) -> np.ndarray | None:
 
 
 def as_array(value: object, shape: Sequence[int], what: str) -> np.ndarray:
-    """Numbers of any library as an array of that shape; NaN and infinity are let through."""
-    found = as_floats(value)
-    if found is None:
+    """Numbers of any library as an array of that shape; NaN and infinity pass."""
+    array = as_floats(value)
+    if array is None:
         raise Mistake(f"{what} should be an array of numbers, and is {brief(value)}.")
-    if found.shape != tuple(shape):
-        raise Mistake(f"{what} should have the shape {tuple(shape)}, and has {found.shape}.")
-    return found
+    if array.shape != tuple(shape):
+        raise Mistake(f"{what} should have the shape {tuple(shape)}, and has {array.shape}.")
+    return array
+
+
+def number(what: str) -> Callable[..., float]:
+    """A reader of results that should be one number; `what` begins the sentence on anything else."""
+    return lambda result, *case: as_number(result, what)
+
+
+def whole_number(what: str) -> Callable[..., int]:
+    """A reader of results that should be a whole number from 1 on."""
+    return lambda result, *case: as_whole_number(result, what)
 
 
 def check_choices(
-    answer: object, numbers: Collection[int], choices: Collection[str], wanted: str, one: str
+    answer: object, numbers: Collection[int], choices: Collection[str], expected: str, one: str
 ) -> None:
-    """A dictionary from each number to one of the choices.
+    """Raise `Mistake` unless the answer is a dictionary from each number to one of the choices.
 
-    `wanted` begins the sentence on anything else, and `one` with its number that on another choice.
+    `expected` begins the sentence on anything else, and `one` with its number that on another choice.
     """
     if not isinstance(answer, Mapping) or set(answer) != set(numbers):
-        raise Mistake(f"{wanted} {brief(answer)}.")
-    for number, given in answer.items():
-        if given is None or given is ...:
+        raise Mistake(f"{expected} {brief(answer)}.")
+    for number, choice in answer.items():
+        if choice is None or choice is ...:
             raise Mistake(EMPTY)
-        if not isinstance(given, str) or given not in choices:
-            raise Mistake(f"{one} {number}: choose one of {', '.join(choices)}; {brief(given)} is none.")
+        if not isinstance(choice, str) or choice not in choices:
+            raise Mistake(f"{one} {number}: choose one of {', '.join(choices)}; {brief(choice)} is none.")
 
 
 def derivative(function: Callable, z: np.ndarray) -> np.ndarray:
@@ -195,33 +171,183 @@ def close(one: float, other: float, tolerance: float) -> bool:
     return math.isclose(one, other, rel_tol=tolerance, abs_tol=1e-12)
 
 
+def agree(results: ArrayLike, others: ArrayLike, tolerance: float) -> bool:
+    """Whether all results agree with the others but for a share of `tolerance`; NaN agrees with nothing."""
+    return bool(np.allclose(results, others, rtol=tolerance, atol=1e-12))
+
+
 def compare(
-    found: ArrayLike,
+    results: ArrayLike,
     right: ArrayLike,
     mistakes: Sequence[tuple[ArrayLike, str]],
     otherwise: str,
     tolerance: float,
 ) -> None:
-    """Nothing when what was found is right; else the sentence of the mistake that explains it.
+    """Nothing when the results are right; else the sentence of the mistake that explains them.
 
-    found and right are a number, or (n,) for several inputs; so is, beside each sentence, what somebody finds
-    who makes that mistake. It has to explain all the numbers: one alone may agree by chance.
+    results and right are a number, or (n,) for several inputs; so is what comes of each mistake, beside its
+    sentence. It has to explain all the numbers: one alone may agree by chance.
     """
-
-    def agree(one: ArrayLike, other: ArrayLike) -> bool:
-        return bool(np.allclose(one, other, rtol=tolerance, atol=1e-12))
-
-    if agree(found, right):
+    if agree(results, right, tolerance):
         return
     for wrong, sentence in mistakes:
-        if agree(found, wrong):
+        if agree(results, wrong, tolerance):
             raise Mistake(sentence)
     raise Mistake(otherwise)
 
 
-def as_whole_number(value: object, what: str) -> int:
-    """A whole number from 1 on, such as a number of layers."""
-    number = as_number(value, what)
-    if not math.isfinite(number) or number != round(number) or number < 1:
-        raise Mistake(f"{what} counts something: it should be a whole number from 1 on, and is {number:.3g}.")
-    return int(number)
+def furthest(results: np.ndarray, right: ArrayLike) -> int:
+    """The index of the result that is furthest from the right one; NaN is further than any number."""
+    return int(np.argmax(np.nan_to_num(np.abs(results - right), nan=np.inf)))
+
+
+# --- A check as data ---------------------------------------------------------------------------------------
+
+Case = tuple[Any, ...]
+Outcome = ArrayLike | Callable[..., ArrayLike | tuple[ArrayLike, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One comparison of an answer with the right one, and with what comes of each common mistake.
+
+    The answer is part number `part` of what the check takes: a function, called on each of the `cases` that
+    are drawn from a generator, or, without cases, a value. `read` makes numbers of what the function returned
+    (it gets the case as well), or raises `Mistake`.
+
+    `right` and the mistakes are functions with the learner's arguments, or results that depend on no case. A
+    tuple holds several with the same sentence. A mistake has to explain all numbers, because one alone may
+    agree by chance; the first one that does is named. Before them comes what is `impossible` (a test of all
+    numbers under its sentence), and after them `otherwise`: a sentence, or a function that makes it of the
+    cases, the results and the right ones. With `one_by_one` each case is compared before the next is tried.
+
+    Results agree up to a share of `tolerance`, and with a mistake up to its `mistake_tolerance`, if given.
+    """
+
+    right: Outcome
+    mistakes: Mapping[str, Outcome | tuple[Outcome, ...]]
+    otherwise: str | Callable[[Sequence[Case], np.ndarray, np.ndarray], str]
+    read: Callable[..., ArrayLike]
+    tolerance: float = 1e-6
+    mistake_tolerance: Callable[[np.ndarray], float] | None = None
+    cases: Callable[[np.random.Generator], Sequence[Case]] | None = None
+    impossible: Mapping[str, Callable[[np.ndarray], ArrayLike]] = field(default_factory=dict)
+    one_by_one: bool = False
+    part: int = 0
+
+    def compare(self, answer: object, rng: np.random.Generator) -> None:
+        """Nothing when the answer is right; else `Mistake` with the sentence that fits."""
+        if self.cases is None:
+            self._compare([()], [self.read(answer)])
+            return
+        cases = self.cases(rng)
+        for group in [[case] for case in cases] if self.one_by_one else [cases]:
+            self._compare(group, [self.read(call(answer, *case), *case) for case in group])
+
+    def listed(self) -> Iterator[tuple[str, Outcome]]:
+        """Each mistake with its sentence, in the order in which they are tried."""
+        for sentence, outcomes in self.mistakes.items():
+            for outcome in outcomes if isinstance(outcomes, tuple) else (outcomes,):
+                yield sentence, outcome
+
+    def _compare(self, cases: Sequence[Case], readings: Sequence[ArrayLike]) -> None:
+        results, right = _row(readings), _results(self.right, cases)
+        for sentence, holds in self.impossible.items():
+            if holds(results):
+                raise Mistake(sentence)
+        if agree(results, right, self.tolerance):
+            return
+        for sentence, outcome in self.listed():
+            wrong = _results(outcome, cases)
+            near = self.mistake_tolerance(wrong) if self.mistake_tolerance else self.tolerance
+            if agree(results, wrong, near):
+                raise Mistake(sentence)
+        raise Mistake(
+            self.otherwise if isinstance(self.otherwise, str) else self.otherwise(cases, results, right)
+        )
+
+
+def _row(parts: Sequence[ArrayLike | tuple[ArrayLike, ...]]) -> np.ndarray:
+    """All numbers in one row; a part may be a tuple of arrays of several shapes."""
+    arrays = [array for part in parts for array in (part if isinstance(part, tuple) else (part,))]
+    return np.concatenate([np.ravel(array) for array in arrays]).astype(float)
+
+
+@np.errstate(all="ignore")  # a mistake may well divide by 0: what is not a number explains nothing
+def _results(outcome: Outcome, cases: Sequence[Case]) -> np.ndarray:
+    """What comes out for all cases, in one row; a row of one number is for all of them."""
+    if callable(outcome):
+        return _row([outcome(*case) for case in cases])
+    return np.atleast_1d(np.asarray(outcome, dtype=float))
+
+
+def another_slope(least: float) -> Callable[[Sequence[Case], np.ndarray, np.ndarray], str]:
+    """The sentence on a factor per layer that no dashboard shows; below `least` it is that of all layers."""
+
+    def sentence(_: Sequence[Case], results: np.ndarray, right: np.ndarray) -> str:
+        if 0 < results[0] < least:
+            return "That is what is left after all the layers: the factor of ONE layer is asked for."
+        return (
+            f"With a factor of {results[0]:.3g} per layer the line of the gradient would have another slope: "
+            "how many decades does it fall, and in how many steps?"
+        )
+
+    return sentence
+
+
+@dataclass(frozen=True)
+class Check:
+    """The check of one exercise: call it with the answer, or ask for its hint.
+
+    `look` takes the answer and a `seed`, and raises `Mistake` for what no trial can say. Then come the
+    `trials`; their cases are drawn from `stream` and the seed. `praise` is the sentence for an answer that
+    holds.
+    """
+
+    name: str
+    points: int
+    look: Callable[..., None]
+    praise: str
+    advice: str
+    trials: tuple[Trial, ...] = ()
+    stream: int = 0
+
+    def __call__(self, *answer: object, seed: int = 0) -> None:
+        """Print one sentence when the answer holds; raise `Mistake` with one when it does not."""
+        try:
+            *parts, _seed = inspect.signature(self.look).parameters
+            if len(answer) != len(parts):
+                raise Mistake(f"This check takes {' and '.join(parts)}, in this order, and nothing else.")
+            if any(part is None or part is ... for part in answer):
+                raise Mistake(EMPTY)
+            self.look(*answer, seed=arguments.check_seed(seed))
+            rng = self.generator(seed)
+            for trial in self.trials:
+                trial.compare(answer[trial.part], rng)
+        except Mistake as mistake:
+            raise Mistake(f"{mistake} (A hint: checks.{self.name}.hint())") from None
+        # Nothing is returned: nbgrader reads a returned value as partial credit.
+        points = "1 point" if self.points == 1 else f"{self.points} points"
+        print(textwrap.fill(f"Right ({points}): {self.praise}", WIDTH))
+
+    def hint(self) -> None:
+        """Print a hint that does not give the answer."""
+        print(textwrap.fill(self.advice, WIDTH))
+
+    def generator(self, seed: int) -> np.random.Generator:
+        """What the trials draw their cases from, one after the other."""
+        return np.random.default_rng([self.stream, seed])
+
+
+def exercise(
+    points: int, *, praise: str, hint: str, trials: Sequence[Trial] = (), stream: int = 0
+) -> Callable[[Callable[..., None]], Check]:
+    """Make a function `look(answer, ..., seed)`, which raises `Mistake`, the `Check` of its name.
+
+    Where the trials say it all, the function is its docstring.
+    """
+
+    def decorate(look: Callable[..., None]) -> Check:
+        return Check(look.__name__, points, look, praise, hint, tuple(trials), stream)
+
+    return decorate
