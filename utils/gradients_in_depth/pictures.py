@@ -288,11 +288,14 @@ class Canvas:
     def _draw(self, artists: list[Artist]) -> str:
         stream = io.StringIO()
         width, height = self._size
-        renderer = _Renderer(width, height, stream, metadata={"Date": None})
+        renderer = _Renderer(width, height, stream, metadata=_NO_METADATA)
         for artist in sorted(artists, key=lambda a: a.get_zorder()):
             artist.draw(renderer)
         renderer.finalize()
         return _tidy(stream.getvalue(), self._prefix)
+
+
+_NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
 
 class _Renderer(RendererSVG):
@@ -330,10 +333,15 @@ def _tidy(document: str, prefix: str) -> str:
     drawing = re.sub(r'<g id="[^"]*"', "<g", drawing)
     drawing = _without_bare_groups(re.sub(r'<path d="[^"]*" style="fill: none"/>', "", drawing))
     drawing = re.sub(r' transform="rotate\(-0 [^"]*"|font-family: [^;"]*; ', "", drawing)
-    # A hundredth of a pixel is enough; what stands between tags is text, and stays.
-    drawing = re.sub(r"(>[^<]*<)|(\.\d\d)\d+", r"\1\2", drawing)
-    drawing = re.sub(r'(\bid="|xlink:href="#|url\(#)', rf"\g<1>{prefix}", drawing)
+    drawing = re.sub(r"<[^>]*>", _round_numbers, drawing)  # what stands between tags is text, and stays
+    for reference in (' id="', 'xlink:href="#', "url(#"):
+        drawing = drawing.replace(reference, reference + prefix)
     return re.sub(r"\s*\n\s*", " ", drawing).replace(INK, "currentColor")
+
+
+def _round_numbers(tag: re.Match) -> str:
+    """A hundredth of a pixel is enough."""
+    return re.sub(r"(\.\d\d)\d+", lambda number: number[1], tag[0])
 
 
 def _without_bare_groups(drawing: str) -> str:

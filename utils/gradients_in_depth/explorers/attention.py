@@ -19,6 +19,10 @@ def transformer_depth() -> Explorer:
     float64. The gradient that enters the last block is Gaussian. Black: theory, for skips with a norm.
     """
     longest, tokens, d_model = 24, 8, 32
+    figure = empty_figure(
+        {"ylabel": "gradient", "xlim": (0, longest + 1), "title": "GRADIENT"},
+        {"ylabel": "share of the stream", "xlim": (0, longest + 1), "title": "WHAT DIFFERS BETWEEN TOKENS"},
+    )
     inputs = data.gaussian_batch(4 * tokens, d_model, seed=101).reshape(4, tokens, d_model)
     arriving = data.gaussian_batch(4 * tokens, d_model, seed=102).reshape(4, tokens, d_model)
     stacks = {
@@ -38,15 +42,14 @@ def transformer_depth() -> Explorer:
         back, differences = axes
         plots.layers(gradient, label="stream, last block = 1", ax=back, kind="line")
         plots.layers(query, label="W_Q, first block = 1", ax=back)
-        back.set(xlabel="block", ylabel="gradient", xlim=(0, longest + 1), title="GRADIENT")
         plots.snap(back, (1e-4, 1e4), (1e-10, 1e10), (1e-30, 1e30))
         plots.layers(np.maximum(flow.difference, 1e-17), label="measured", ax=differences)
         if skip and placement != "none":
             law = theory.transformer_trajectory(depth, tokens, placement).difference[1:]
             plots.layers((law * (1 - 1 / tokens)) ** 0.5, label="theory", kind="theory", ax=differences)
-        differences.set(xlabel="block", xlim=(0, longest + 1), title="WHAT DIFFERS BETWEEN TOKENS")
-        differences.set(ylabel="share of the stream")
         plots.snap(differences, (1e-3, 30), (1e-8, 1e3), (1e-18, 1e6))
+        for ax in axes:
+            ax.set_xlabel("block")
         last = flow.difference[-1]
         handed_on = f"{last:.2g}" if last > 1e-14 else "nothing but rounding"
         return (
@@ -67,4 +70,4 @@ def transformer_depth() -> Explorer:
         "Take the skips away. After how many blocks are all tokens the same?",
         "No norm, with skips: what grows, and at which end?",
     )
-    return Explorer(controls, empty_figure(1, 2), draw, tries, legend="upper right")
+    return Explorer(controls, figure, draw, tries, legend="upper right")

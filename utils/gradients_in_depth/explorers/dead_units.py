@@ -20,6 +20,14 @@ def dying_units(seed: int = 2) -> Explorer:
     """
     start = dead_units.prepare(seed)
     width, steps, ordinary = dead_units.WIDTH, dead_units.ORDINARY_STEPS, dead_units.ORDINARY_STEP
+    figure = empty_figure(
+        {
+            "xlabel": "units of layer 2, each time in order",
+            "ylabel": "share of images that switch it on",
+            "xlim": (0, width + 1),
+            "ylim": (-0.05, 1.3),
+        }
+    )
 
     @functools.lru_cache(maxsize=64)
     def trained(first_step: float, leak: float, bias: float) -> dead_units.Units:
@@ -33,8 +41,6 @@ def dying_units(seed: int = 2) -> Explorer:
         plots.curve(place, before, label="at the start", kind="line", ax=ax)
         plots.curve(place, once, label="after the first step", ax=ax)
         plots.curve(place, later, label=f"after {steps} more steps of {ordinary:g}", ax=ax)
-        ax.set(xlabel="units of layer 2, each time in order", ylabel="share of images that switch it on")
-        ax.set(xlim=(0, width + 1), ylim=(-0.05, 1.3))
         return f"First step {first_step:.3g}, leak {leak:g}, bias {bias:g}: {_obituary(units, leak)}"
 
     controls: Controls = {
@@ -48,7 +54,7 @@ def dying_units(seed: int = 2) -> Explorer:
         "Stay at 10 and raise the leak. Is 0.01, PyTorch's default, enough?",
         "Put the first step back to 0.2 and lower the bias. At which bias does the loss stay at 2.3?",
     )
-    return Explorer(controls, empty_figure(), draw, tries, legend="upper left")
+    return Explorer(controls, figure, draw, tries, legend="upper left")
 
 
 def _obituary(units: dead_units.Units, leak: float) -> str:

@@ -22,6 +22,7 @@ def deep_network(activations: Sequence[str] = ("sigmoid", "tanh"), gain: float =
     once; gain scales them (1 is weight_var = 1, Xavier). The gradient sent into the last layer is Gaussian.
     """
     longest, width = 100, 128
+    figure = empty_figure({"ylabel": "activation gradient, last layer = 1", "xlim": (0, longest + 1)})
     weights = gaussian_matrices(longest, width, seed=0) / width**0.5
     buffer = torch.empty_like(weights)
     inputs, arriving = data.gaussian_batch(64, width, seed=1), data.gaussian_batch(64, width, seed=2)
@@ -40,7 +41,6 @@ def deep_network(activations: Sequence[str] = ("sigmoid", "tanh"), gain: float =
         ratio, law = gradients / gradients[-1], expected(activation, gain)[:depth]
         plots.layers(ratio, label="measured", ax=ax)
         plots.layers(law / law[-1], label="theory, infinite width", kind="theory", ax=ax)
-        ax.set(ylabel="activation gradient, last layer = 1", xlim=(0, longest + 1))
         plots.snap(ax, (1e-10, 1e5), (1e-25, 1e10), (1e-50, 1e20), (1e-140, 1e60), (1e-140, 1e110))
         per_layer = ratio[0] ** (1 / max(depth - 1, 1))
         saturation = ""
@@ -68,7 +68,7 @@ def deep_network(activations: Sequence[str] = ("sigmoid", "tanh"), gain: float =
         f"Change to {activations[-1]} and look for the gain at which the line is flat.",
         "At that gain double the depth. Is it still flat?",
     )
-    return Explorer(controls, empty_figure(), draw, tries)
+    return Explorer(controls, figure, draw, tries)
 
 
 def _in_float32(value: float) -> str:

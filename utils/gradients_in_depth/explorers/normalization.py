@@ -29,6 +29,11 @@ def normalized_network() -> Explorer:
     width. The gradient sent into the last layer is Gaussian.
     """
     longest, width, largest = 50, 64, 64
+    xlim = (0, longest + 1)
+    figure = empty_figure(
+        {"ylabel": "activation gradient, last layer = 1", "xlim": xlim, "title": "SCALE"},
+        {"ylabel": "cosine of two inputs", "xlim": xlim, "ylim": (-1.1, 1.1), "title": "CORRELATION"},
+    )
     matrices = gaussian_matrices(longest, width, seed=0) / width**0.5
     weights = {name: (matrices * gain).unbind() for name, gain in GAINS.items()}
     inputs = data.gaussian_batch(largest, width, seed=1)
@@ -50,10 +55,8 @@ def normalized_network() -> Explorer:
         law = expected(longest, norm, activation, batch if norm == "batch" else None)[:depth][::-1]
         plots.layers(ratio, label="measured", ax=left)
         plots.layers(law, label="theory", kind="theory", ax=left)
-        left.set(ylabel="activation gradient, last layer = 1", xlim=(0, longest + 1), title="SCALE")
         plots.snap(left, (1e-8, 1e8), (1e-20, 1e20), (1e-35, 1e20), (1e-300, 1e20))
         plots.layers(cosine, log_y=False, ax=right)
-        right.set(ylabel="cosine of two inputs", xlim=(0, longest + 1), ylim=(-1.1, 1.1), title="CORRELATION")
         per_layer, expected_per_layer = (first ** (1 / max(depth - 1, 1)) for first in (ratio[0], law[0]))
         expectation = f" (theory {expected_per_layer:.3g})" if np.isfinite(law[0]) else ""
         remark = _BATCH_OF_TWO if norm == "batch" and batch == 2 else ""
@@ -75,4 +78,4 @@ def normalized_network() -> Explorer:
         "Choose the sigmoid, and try all four normalizations. Which one saves its gradient?",
         "Is there any choice that keeps both pictures healthy at depth 50?",
     )
-    return Explorer(controls, empty_figure(1, 2), draw, tries, legend="lower left")
+    return Explorer(controls, figure, draw, tries, legend="lower left")

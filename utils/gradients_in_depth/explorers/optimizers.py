@@ -19,6 +19,15 @@ def optimizer_chain() -> Explorer:
     the start, 400 steps, in float64. The noise, one number for each weight and step, is drawn once.
     """
     steps, deepest, lowest = 400, 50, 1e-14
+    figure = empty_figure(
+        {"xlabel": "step", "ylabel": "loss", "xlim": (0, steps), "ylim": (1e-7, 100)},
+        {
+            "xlabel": "step",
+            "ylabel": "mean size in a weight",
+            "xlim": (0, steps),
+            "ylim": (lowest / 10, 1e4),
+        },
+    )
     draws = data.gaussian_batch(steps, deepest, seed=0).numpy()
     position = np.arange(steps + 1)
 
@@ -31,13 +40,11 @@ def optimizer_chain() -> Explorer:
         left, right = axes
         plots.curve(position, np.maximum(run.loss, 1e-6), label="loss", kind="line", log_y=True, ax=left)
         plots.guide(left, 0.5, "output 0")
-        left.set(xlabel="step", ylabel="loss", xlim=(0, steps), ylim=(1e-7, 100))
         for sizes, label in ((run.gradient, "gradient"), (run.update, "update")):
             sizes = np.maximum(sizes, lowest)
             plots.curve(position[1:], sizes, label=label, kind="line", log_y=True, ax=right)
         plots.legend_above(right)
         plots.guide(right, rate, "learning rate")
-        right.set(xlabel="step", ylabel="mean size in a weight", xlim=(0, steps), ylim=(lowest / 10, 1e4))
         signal = (1 - optimizers.START**depth) * optimizers.START ** (depth - 1)
         return (
             f"{_NAMES[optimizer]}, rate {rate:g}, depth {depth}, noise {noise:.2g}: the true gradient is "
@@ -60,7 +67,7 @@ def optimizer_chain() -> Explorer:
         "Adam, depth 10: raise the noise. How large is the update when the noise hides the gradient?",
         "Adam at 0.3 and at 0.003: what does a large step cost once the loss is small?",
     )
-    return Explorer(controls, empty_figure(1, 2), draw, tries, legend="upper right")
+    return Explorer(controls, figure, draw, tries, legend="upper right")
 
 
 def _fate(loss: np.ndarray) -> str:

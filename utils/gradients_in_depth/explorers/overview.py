@@ -13,6 +13,15 @@ from gradients_in_depth.explorers.widgets import Choice, Controls, Explorer, Sli
 
 def guessing() -> Explorer:
     """Lesson 00: what a prediction costs, beside a guess. classes x probability given to the right class."""
+    figure = empty_figure(
+        {
+            "xlabel": "probability given to the right class",
+            "ylabel": "loss",
+            "xlim": (0, 1.02),
+            "ylim": (-0.2, 4.8),
+        },
+        height=3.6,
+    )
     grid = np.linspace(0.01, 1, 100)
 
     def draw(axes: list[Axes], classes: int, probability: float) -> str:
@@ -21,7 +30,6 @@ def guessing() -> Explorer:
         plots.curve(grid, -np.log(grid), label="loss = -ln(probability)", kind="line", ax=ax)
         plots.curve([probability], [loss], label="your network", ax=ax)
         plots.guide(ax, guess, f"guessing among {classes}: ln {classes} = {guess:.3g}")
-        ax.set(xlabel="probability given to the right class", ylabel="loss", xlim=(0, 1.02), ylim=(-0.2, 4.8))
         verdict = (
             "the same as" if np.isclose(loss, guess) else "better than" if loss < guess else "worse than"
         )
@@ -40,7 +48,7 @@ def guessing() -> Explorer:
         "Halve the probability, from 0.5 to 0.25, then from 0.02 to 0.01. How much does each halving cost?",
         "How many classes has a task whose flat loss curve lies at 3.91?",
     )
-    return Explorer(controls, empty_figure(height=3.6), draw, tries, legend="upper right")
+    return Explorer(controls, figure, draw, tries, legend="upper right")
 
 
 def dashboard(
@@ -56,6 +64,8 @@ def dashboard(
     `networks` maps a name to a function from depth to a model; `layers` is the class that counts as a layer.
     A function that cuts one deep model off at `depth` answers a slider faster than one that draws weights.
     """
+    by_layer = {"xlim": (0, max(depths) + 1)}
+    figure = empty_figure(by_layer, by_layer, {}, {}, rows=2, height=6)
 
     @functools.lru_cache(maxsize=256)
     def measured(name: str, depth: int) -> tuple[signals.Signals, np.ndarray]:
@@ -65,9 +75,7 @@ def dashboard(
 
     def draw(axes: list[Axes], network: str, depth: int) -> str:
         measurement, singular_values = measured(network, depth)
-        scale, correlation, spectrum, value_range = plots.dashboard(measurement, singular_values, axes=axes)
-        for ax in (scale, correlation):
-            ax.set_xlim(0, max(depths) + 1)
+        scale, _, spectrum, value_range = plots.dashboard(measurement, singular_values, axes=axes)
         for ax in (scale, spectrum):
             plots.snap(ax, (1e-8, 1e8), (1e-20, 1e20), (1e-40, 1e40), (1e-100, 1e100))
         norms, last = measurement.series("activation_gradient_norm"), measurement.layers[-1]
@@ -90,4 +98,4 @@ def dashboard(
         "Find a network whose gradient norms look healthy and whose correlation does not.",
         "At which depth does a network first lose gradient to the number format? Look at RANGE.",
     )
-    return Explorer(controls, empty_figure(2, 2, height=6), draw, tries)
+    return Explorer(controls, figure, draw, tries)

@@ -35,13 +35,10 @@ def phase_diagram() -> Explorer:
         q, c = phases.tanh_trajectory(depth, sigma_w, sigma_b, starts)
         plots.curve(steps, squares, label="measured", log_y=True, ax=scale)
         plots.curve(steps, q, label="theory", kind="theory", ax=scale)
-        scale.set(ylabel="variance q", xlim=(0, depth + 1), title="SCALE")
         plots.snap(scale, (1e-3, 30), (1e-16, 30))
         for start, values, line in zip(starts, correlations, c, strict=True):
             plots.curve(steps, values, label=f"start {start:g}", ax=two)
             plots.curve(steps, line, label="theory", kind="theory", ax=two)
-        two.set(xlabel="layer", ylabel="correlation", xlim=(0, depth + 1), ylim=(-0.8, 1.05))
-        two.set_title("TWO INPUTS")
         plots.legend(two, loc="lower center", **plots.LEGEND | {"ncols": 3, "handlelength": 1.4})
         return sentence(sigma_w, sigma_b)
 
@@ -55,7 +52,7 @@ def phase_diagram() -> Explorer:
         "Xavier is σ_w = 1, σ_b = 0. In which phase is it? How fast does its variance fall?",
         "Go deep into chaos. Two inputs that were nearly the same: what are they after ten layers?",
     )
-    return Explorer(controls, _figure(), draw, tries, legend="lower right")
+    return Explorer(controls, _figure(depth), draw, tries, legend="lower right")
 
 
 def _sentence(sigma_w: float, sigma_b: float) -> str:
@@ -79,7 +76,7 @@ def _sentence(sigma_w: float, sigma_b: float) -> str:
     )
 
 
-def _figure() -> Figure:
+def _figure(depth: int) -> Figure:
     """The plane of tanh beside two panels.
 
     The plane lies on the figure, because what lies on the axes is drawn anew with every change.
@@ -87,7 +84,10 @@ def _figure() -> Figure:
     with pictures.style():
         figure = Figure(figsize=(9, 4.9))
         figure.subplot_mosaic([["plane", "scale"], ["plane", "two"]], width_ratios=(1, 1.15))
-        ax = figure.axes[0]
+        ax, scale, two = figure.axes
+        scale.set(ylabel="variance q", xlim=(0, depth + 1), title="SCALE")
+        two.set(xlabel="layer", ylabel="correlation", xlim=(0, depth + 1), ylim=(-0.8, 1.05))
+        two.set_title("TWO INPUTS")
         ax.set(xlabel="σ_w", ylabel="σ_b", xlim=(0.5, 3.0), ylim=(0, 1), title="PHASES OF TANH")
         line_b, line_w = phases.critical_line()
         for color, edge in zip(pictures.COLORS, (0.5, 3.0), strict=False):

@@ -16,6 +16,7 @@ def chain() -> Explorer:
     depth x local derivative x number format.
     """
     longest = 100
+    figure = empty_figure({"xlabel": "factors multiplied", "ylabel": "product", "xlim": (0, 1.2 * longest)})
 
     def draw(axes: list[Axes], depth: int, factor: float, number_format: str) -> str:
         (ax,) = axes
@@ -27,7 +28,6 @@ def chain() -> Explorer:
         for word, limit in (("smallest", limits.smallest_subnormal), ("largest", limits.largest)):
             if 1e-65 < limit < 1e65:  # those of float64 lie far outside the picture
                 plots.guide(ax, limit, f"{word} {number_format}")
-        ax.set(xlabel="factors multiplied", ylabel="product", xlim=(0, 1.2 * longest))
         plots.snap(ax, (1e-12, 1e12), (1e-24, 1e24), (1e-65, 1e65))
         lost = _first_lost(held)
         if lost:  # a log axis has no place for 0, so the marks simply end there
@@ -47,7 +47,7 @@ def chain() -> Explorer:
         "Choose bfloat16 and 0.8: it has 16 bits as float16 has, and goes much further. What did it give up?",
         "Choose float16 and 0.8, and raise the depth past 70: what do the marks do? Is it good news?",
     )
-    return Explorer(controls, empty_figure(), draw, tries, legend="upper left")
+    return Explorer(controls, figure, draw, tries, legend="upper left")
 
 
 def _first_lost(held: np.ndarray) -> int:
@@ -81,6 +81,8 @@ def matrix_chain() -> Explorer:
     """
     longest, seeds = 100, 16
     steps = np.arange(1, longest + 1)
+    frame = {"xlabel": "matrices", "xlim": (0, longest + 1)}
+    figure = empty_figure(*(frame | {"ylabel": f"{end} singular value"} for end in ("largest", "smallest")))
 
     @functools.lru_cache(maxsize=16)
     def measured(width: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
@@ -91,10 +93,9 @@ def matrix_chain() -> Explorer:
         rates = theory.lyapunov_exponents(width, gain / width**0.5)[[0, -1]]
         if kind == "orthogonal":
             rates = np.full(2, np.log(gain))
-        for ax, values, rate, end in zip(axes, ends, rates, ("largest", "smallest"), strict=True):
+        for ax, values, rate in zip(axes, ends, rates, strict=True):
             plots.curve(steps, values, label="median and range", log_y=True, ax=ax)
             plots.curve(steps, np.exp(rate * steps), label="theory", kind="theory", ax=ax)
-            ax.set(xlabel="matrices", ylabel=f"{end} singular value", xlim=(0, longest + 1))
             plots.snap(ax, (1e-15, 1e15), (1e-40, 1e40), (1e-75, 1e25), (1e-160, 1e40))
         largest, smallest = (float(np.median(values[:, -1])) for values in ends)
         return (
@@ -114,4 +115,4 @@ def matrix_chain() -> Explorer:
         "Keep that gain and watch the smallest singular value: does any gain save both?",
         "Change to orthogonal matrices. Which gain is right now, and how exact must it be?",
     )
-    return Explorer(controls, empty_figure(1, 2), draw, tries, legend="lower left")
+    return Explorer(controls, figure, draw, tries, legend="lower left")

@@ -17,6 +17,9 @@ def recurrence() -> Explorer:
     the target, the mean over the sequences. Pascanu, Mikolov, Bengio 2013.
     """
     width, batch, longest = 32, 8, 60
+    frame = {"xlabel": "steps back in time", "xlim": (-1, longest + 1)}
+    ylabels = ("gradient by the state", "part of the gradient by W")
+    figure = empty_figure(*(frame | {"ylabel": ylabel} for ylabel in ylabels), height=4.4)
     weight = data.gaussian_batch(width, width, seed=0)
     weight = weight / torch.linalg.eigvals(weight).abs().max()
     largest = torch.linalg.matrix_norm(weight, 2).item()
@@ -32,13 +35,11 @@ def recurrence() -> Explorer:
         plots.curve(back, by_state, label="measured", log_y=True, ax=state)
         plots.curve(back, bound, kind="theory", label="bound", ax=state)
         plots.guide(state, 1, "")
-        state.set(xlabel="steps back in time", ylabel="gradient by the state", xlim=(-1, longest + 1))
         plots.snap(state, (1e-8, 1e8), (1e-20, 1e20), (1e-40, 1e40))
         plots.legend(state, loc="lower left")  # where neither line comes soon
         plots.curve(back[:-1], gradient.parts, label="as it is", log_y=True, ax=parts)
         plots.curve(back[:-1], gradient.parts * factor, label="clipped", ax=parts)
         plots.guide(parts, threshold, "threshold")
-        parts.set(xlabel="steps back in time", ylabel="part of the gradient by W", xlim=(-1, longest + 1))
         plots.snap(parts, (1e-8, 1e4), (1e-20, 1e8), (1e-40, 1e20))
         if factor == 1:
             clipping = f"below the threshold {threshold:g}: nothing is clipped"
@@ -63,4 +64,4 @@ def recurrence() -> Explorer:
         "get a larger part?",
         "Raise the spectral radius to 2. Compare the gradient with its bound: what keeps it small?",
     )
-    return Explorer(controls, empty_figure(1, 2, height=4.4), draw, tries, legend="upper right")
+    return Explorer(controls, figure, draw, tries, legend="upper right")

@@ -19,6 +19,16 @@ def residual_stream() -> Explorer:
     `theory.residual_flow`; and the share of the gradient by path length, by `theory.path_length_weights`.
     """
     longest, width, batch = 60, 128, 32
+    xlim = (-1, longest + 1)
+    figure = empty_figure(
+        {"xlabel": "blocks passed", "ylabel": "mean square", "xlim": xlim, "title": "SCALE"},
+        {
+            "xlabel": "branches on the path",
+            "ylabel": "share of squared gradient",
+            "xlim": xlim,
+            "title": "PATHS",
+        },
+    )
     weights = (gaussian_matrices(longest, width, seed=0) * (2 / width) ** 0.5).unbind()
     inputs = data.gaussian_batch(batch, width, seed=1)
     inputs = inputs / inputs.square().mean().sqrt()
@@ -34,15 +44,13 @@ def residual_stream() -> Explorer:
         plots.curve(blocks, gradient, label="gradient, at the end 1", ax=scale)
         plots.curve(blocks, flow.second_moments, kind="theory", label="theory", ax=scale)
         plots.curve(blocks, flow.gradient_norms**2, kind="theory", label="theory", ax=scale)
-        scale.set(xlabel="blocks passed", ylabel="mean square", xlim=(-1, longest + 1), title="SCALE")
         plots.snap(scale, (0.3, 1e3), (0.3, 1e11), (0.3, 1e21), (0.3, 1e33))
         scale.set_ylim(0.3, scale.get_ylim()[1] ** 1.4)  # room for the legend
         shares = theory.path_length_weights(flow.branch_factors)
         mean = float(shares @ blocks)
-        plots.curve(blocks, shares, kind="line", ylabel="share of squared gradient", ax=paths)
+        plots.curve(blocks, shares, kind="line", ax=paths)
         plots.guide(paths, mean, f"mean {mean:.2g}", vertical=True)
-        top = 1.05 if shares.max() > 0.48 else 0.5
-        paths.set(xlabel="branches on the path", xlim=(-1, longest + 1), ylim=(0, top), title="PATHS")
+        paths.set_ylim(0, 1.05 if shares.max() > 0.48 else 0.5)
         return (
             f"{depth} blocks, branch scale {branch_scale:.3g}, {_NAMES[normalization]}: the mean square of "
             f"the stream ends at {signal[-1]:.2g} (theory {flow.second_moments[-1]:.2g}); the squared "
@@ -62,4 +70,4 @@ def residual_stream() -> Explorer:
         "Turn batch normalization on at branch scale 1 and 60 blocks: how long are the paths now?",
         "Set the branch scale to 0. Why is this network easy to train, although its branches do nothing?",
     )
-    return Explorer(controls, empty_figure(1, 2), draw, tries, legend="upper right")
+    return Explorer(controls, figure, draw, tries, legend="upper right")

@@ -176,9 +176,14 @@ class Explorer:
         display({"text/html": f"<b>What to try</b><ul>{items}</ul>", "text/plain": text}, raw=True)
 
 
-def empty_figure(rows: int = 1, columns: int = 1, height: float = 4.2) -> Figure:
-    """A figure with axes to draw on, which a notebook does not show by itself."""
+def empty_figure(*panels: dict[str, Any], rows: int = 1, height: float = 4.2) -> Figure:
+    """Axes to draw on, which a notebook does not show by itself.
+
+    Each panel is what its axes keep, whatever is drawn: labels, limits, title, as for `Axes.set`.
+    """
     with pictures.style():
         figure = Figure(figsize=(9, height))
-        figure.subplots(rows, columns)
+        figure.subplots(rows, len(panels) // rows)
+        for ax, frame in zip(figure.axes, panels, strict=True):
+            ax.set(**frame)
     return figure
