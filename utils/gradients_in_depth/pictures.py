@@ -12,8 +12,9 @@ import io
 import math
 import re
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -22,10 +23,11 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import RendererSVG
-from matplotlib.container import BarContainer
+from matplotlib.container import BarContainer, Container
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.path import Path
+from matplotlib.rcsetup import cycler
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import IdentityTransform
 from PIL import Image
@@ -36,14 +38,14 @@ DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (3, 1, 3, 
 MARKERS = ("o", "s", "^", "D", "v", "X")
 INK = "#010203"  # stands for the colour of the surrounding text until the SVG is written
 
-STYLE = {
+STYLE: dict[str, Any] = {
     "axes.edgecolor": INK,
     "axes.facecolor": "none",
     "axes.grid": True,
     "axes.labelcolor": INK,
     "axes.labelsize": 13,
     "axes.linewidth": 0.8,
-    "axes.prop_cycle": mpl.cycler(color=COLORS) + mpl.cycler(linestyle=DASHES),
+    "axes.prop_cycle": cycler(color=COLORS) + cycler(linestyle=DASHES),
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlecolor": INK,
@@ -77,14 +79,15 @@ _descriptions: weakref.WeakKeyDictionary[Artist, str] = weakref.WeakKeyDictionar
 
 
 @contextmanager
-def style(**more: object) -> Iterator[None]:
-    """`STYLE`, and `more`, inside a `with`: only what differs is set, for `rc_context` copies all 300."""
-    before = {key: mpl.rcParams[key] for key, value in (STYLE | more).items() if mpl.rcParams[key] != value}
-    mpl.rcParams.update({key: (STYLE | more)[key] for key in before})
+def style(**more: Any) -> Iterator[None]:
+    """`STYLE`, and `more`, inside a `with`: only what differs is set, because `rc_context` copies all 300."""
+    parameters: dict[Any, Any] = mpl.rcParams  # typed by a list of all its keys; ours are plain strings
+    before = {key: parameters[key] for key, value in (STYLE | more).items() if parameters[key] != value}
+    parameters.update({key: (STYLE | more)[key] for key in before})
     try:
         yield
     finally:
-        mpl.rcParams.update(before)
+        parameters.update(before)
 
 
 def describe(drawn: Artist, text: str) -> Artist:
@@ -130,7 +133,7 @@ def _describe_line(line: Line2D, ax: Axes) -> str:
     return f"{ends}."
 
 
-def _describe_bars(bars: object, ax: Axes) -> str:
+def _describe_bars(bars: Container, ax: Axes) -> str:
     if not isinstance(bars, BarContainer):
         return ""
     label = str(bars.get_label())
@@ -142,7 +145,7 @@ def _describe_bars(bars: object, ax: Axes) -> str:
 class _Decades(LogLocator):
     """Ticks of a log axis: decades where there are several, 1-2-5 where few, even steps within one."""
 
-    def tick_values(self, low: float, high: float) -> np.ndarray:
+    def tick_values(self, low: float, high: float) -> Sequence[float]:
         first, last = math.log10(low), math.log10(high)
         if last - first < 0.7:
             return MaxNLocator(5).tick_values(low, high)
@@ -151,7 +154,7 @@ class _Decades(LogLocator):
         else:
             stride = next((s for s in (1, 2, 3, 5, 10, 20, 50) if (last - first) / s <= 7), 100)
             ticks = 10.0 ** np.arange(math.ceil(first / stride - 1e-9) * stride, last + 1e-9, stride)
-        return ticks[(ticks >= low * 0.999) & (ticks <= high * 1.001)]
+        return ticks[(ticks >= low * 0.999) & (ticks <= high * 1.001)].tolist()
 
 
 def _plain_number(value: float, _position: object = None) -> str:
@@ -164,14 +167,15 @@ def _plain_number(value: float, _position: object = None) -> str:
 
 def log_scale(axis: Axis) -> None:
     """Put an axis (`ax.xaxis` or `ax.yaxis`) on a log scale with few labels, in plain text."""
-    getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
+    set_scale = axis.axes.set_xscale if axis is axis.axes.xaxis else axis.axes.set_yscale
+    set_scale("log")
     axis.set_major_locator(_Decades())
     axis.set_major_formatter(FuncFormatter(_plain_number))
     axis.set_minor_locator(NullLocator())
 
 
 def plain(text: str) -> str:
-    """`text` without matplotlib's math markup, for readers that speak it."""
+    """`text` without matplotlib's math markup, which a screen reader would read out."""
     return re.sub(r"[${}\\]", "", text)
 
 
@@ -216,6 +220,20 @@ def wrap(svg: str, text: str, fallback: str = "") -> str:
     return f'<div class="gid-picture" role="img" aria-label="{alternative}">{drawing}{image}</div>'
 
 
+def data_artists(ax: Axes) -> list[Artist]:
+    """What is drawn on `ax`: all but its frame, which is axes, ticks, labels and legend."""
+    return [*ax.images, *ax.patches, *ax.collections, *ax.lines, *ax.texts]
+
+
+def remove_data(ax: Axes) -> None:
+    """Take away all that is drawn on `ax`, and keep its frame."""
+    for container in [*ax.containers]:
+        container.remove()  # which takes its bars along
+    for artist in data_artists(ax):
+        artist.remove()
+    ax.set_prop_cycle(None)
+
+
 class Canvas:
     """Draws one figure again and again, under `STYLE`; only what changed is drawn anew.
 
@@ -228,14 +246,18 @@ class Canvas:
         self.figure = figure
         self._frames: dict[tuple, tuple[str, str]] = {}
         self._most_frames = most_frames
-        self._size = tuple(figure.get_size_inches() * 72)
+        width, height = figure.get_size_inches() * 72
+        self._size = float(width), float(height)
         self._prefix = ""
 
     def svg(self) -> str:
         """The figure as an `<svg>` element in `currentColor`; ids begin with a hash of the first drawing."""
         self.figure.dpi = 72
         back, front = self._frame()
-        return _element(back + self._draw(_data_artists(self.figure)) + front, *self._size)
+        return _element(back + self._draw(self._data_artists()) + front, *self._size)
+
+    def _data_artists(self) -> list[Artist]:
+        return [artist for ax in self.figure.axes for artist in data_artists(ax)]
 
     def _frame(self) -> tuple[str, str]:
         """What lies behind the data and what lies before them."""
@@ -251,8 +273,8 @@ class Canvas:
         return self._frames[key]
 
     def _draw_frame(self) -> tuple[str, str]:
-        legends = [ax.get_legend() for ax in self.figure.axes if ax.get_legend() is not None]
-        hidden = [artist for artist in _data_artists(self.figure) + legends if artist.get_visible()]
+        legends: list[Artist] = [legend for ax in self.figure.axes if (legend := ax.get_legend()) is not None]
+        hidden = [artist for artist in self._data_artists() + legends if artist.get_visible()]
         if not self._prefix:  # ids are global to a page: two figures must not share them
             content = self._draw([self.figure])
             self._prefix = "g" + hashlib.sha256(content.encode()).hexdigest()[:8] + "-"
@@ -265,11 +287,15 @@ class Canvas:
 
     def _draw(self, artists: list[Artist]) -> str:
         stream = io.StringIO()
-        renderer = _Renderer(*self._size, stream, metadata={"Date": None})
+        width, height = self._size
+        renderer = _Renderer(width, height, stream, metadata=_NO_METADATA)
         for artist in sorted(artists, key=lambda a: a.get_zorder()):
             artist.draw(renderer)
         renderer.finalize()
         return _tidy(stream.getvalue(), self._prefix)
+
+
+_NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
 
 class _Renderer(RendererSVG):
@@ -292,11 +318,6 @@ class _Renderer(RendererSVG):
             self.draw_path(stroke, Path(vertices, np.tile(codes, len(places))), IdentityTransform(), fill)
 
 
-def _data_artists(figure: Figure) -> list[Artist]:
-    kinds = ("images", "patches", "collections", "lines", "texts")
-    return [artist for ax in figure.axes for kind in kinds for artist in getattr(ax, kind)]
-
-
 def _frame_key(ax: Axes) -> tuple:
     legend = ax.get_legend()
     entries = [text.get_text() for text in legend.get_texts()] if legend is not None else []
@@ -312,10 +333,15 @@ def _tidy(document: str, prefix: str) -> str:
     drawing = re.sub(r'<g id="[^"]*"', "<g", drawing)
     drawing = _without_bare_groups(re.sub(r'<path d="[^"]*" style="fill: none"/>', "", drawing))
     drawing = re.sub(r' transform="rotate\(-0 [^"]*"|font-family: [^;"]*; ', "", drawing)
-    # A hundredth of a pixel is enough; what stands between tags is text, and stays.
-    drawing = re.sub(r"(>[^<]*<)|(\.\d\d)\d+", r"\1\2", drawing)
-    drawing = re.sub(r'(\bid="|xlink:href="#|url\(#)', rf"\g<1>{prefix}", drawing)
+    drawing = re.sub(r"<[^>]*>", _round_numbers, drawing)  # what stands between tags is text, and stays
+    for reference in (' id="', 'xlink:href="#', "url(#"):
+        drawing = drawing.replace(reference, reference + prefix)
     return re.sub(r"\s*\n\s*", " ", drawing).replace(INK, "currentColor")
+
+
+def _round_numbers(tag: re.Match) -> str:
+    """A hundredth of a pixel is enough."""
+    return re.sub(r"(\.\d\d)\d+", lambda number: number[1], tag[0])
 
 
 def _without_bare_groups(drawing: str) -> str:

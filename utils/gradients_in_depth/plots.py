@@ -4,12 +4,17 @@ Measured values are coloured markers with a band over seeds; a theory is a line 
 the same axes; a guide is a thin labelled line. `pictures` makes text alternatives of what is drawn.
 """
 
+import weakref
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.container import Container
+from matplotlib.legend import Legend
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
@@ -18,8 +23,16 @@ from gradients_in_depth.catalogue import activation_module
 from gradients_in_depth.signals import FORMATS, Signals
 from gradients_in_depth.training import History, Sweep
 
-LEGEND = {"handlelength": 0.9, "handletextpad": 0.3, "columnspacing": 0.8, "borderaxespad": 0.2, "ncols": 2}
+LEGEND: dict[str, Any] = {
+    "handlelength": 0.9,
+    "handletextpad": 0.3,
+    "columnspacing": 0.8,
+    "borderaxespad": 0.2,
+    "ncols": 2,
+}
 KINDS = ("measured", "theory", "line")
+
+_legend_options: weakref.WeakKeyDictionary[Legend, dict[str, Any]] = weakref.WeakKeyDictionary()
 
 
 def curve(
@@ -58,7 +71,7 @@ def curve(
     middle = seeds[0].copy()
     if len(seeds) > 1:
         middle[known] = np.nanmedian(seeds[:, known], axis=0)
-    style = {"color": pictures.INK, "linestyle": "-", "linewidth": 1.4, "zorder": 3}
+    style: dict[str, Any] = {"color": pictures.INK, "linestyle": "-", "linewidth": 1.4, "zorder": 3}
     if kind != "theory":
         number = sum(line.get_gid() == "series" for line in ax.lines) % len(pictures.COLORS)
         style = {"color": pictures.COLORS[number], "linestyle": pictures.DASHES[number], "gid": "series"}
@@ -74,7 +87,9 @@ def curve(
     return _legend(ax)
 
 
-def layers(values: ArrayLike, *, ylabel: str = "", label: str = "", log_y: bool = True, **options) -> Axes:
+def layers(
+    values: ArrayLike, *, ylabel: str = "", label: str = "", log_y: bool = True, **options: Any
+) -> Axes:
     """Draw one figure of every layer: values (layers,) or (seeds, layers); options as in `curve`."""
     values = np.asarray(values, dtype=float)
     position = np.arange(1, values.shape[-1] + 1 if values.ndim else 1)
@@ -102,26 +117,34 @@ def snap(ax: Axes, *ranges: tuple[float, float]) -> Axes:
 
 def guide(ax: Axes, value: float, label: str, *, vertical: bool = False) -> Axes:
     """A thin line across `ax` at `value` with its label beside it: a bound, a limit, a chance level."""
-    line, place = (ax.axvline, "v") if vertical else (ax.axhline, "h")
+    line = ax.axvline if vertical else ax.axhline
     line(value, color=pictures.INK, linewidth=0.9, linestyle=(0, (2, 2)), alpha=0.8, label="_")
-    if place == "h":
-        where, options = (0.99, value), {"transform": ax.get_yaxis_transform(), "ha": "right", "va": "bottom"}
+    place: dict[str, Any]
+    if vertical:
+        place = {"xy": (value, 0.98), "xycoords": ax.get_xaxis_transform(), "xytext": (3, -2)}
+        place |= {"ha": "left", "va": "top"}
     else:
-        where, options = (value, 0.98), {"transform": ax.get_xaxis_transform(), "ha": "left", "va": "top"}
-    ax.annotate(label, where, xycoords=options.pop("transform"), xytext=(3, 2 if place == "h" else -2),
-                textcoords="offset points", fontsize=11, **options)  # fmt: skip
+        place = {"xy": (0.99, value), "xycoords": ax.get_yaxis_transform(), "xytext": (3, 2)}
+        place |= {"ha": "right", "va": "bottom"}
+    ax.annotate(label, textcoords="offset points", fontsize=11, **place)
     return ax
 
 
-def legend_above(ax: Axes, *, right: float = 1.0, **options) -> Axes:
+def legend(ax: Axes, **options: Any) -> Axes:
+    """Give `ax` a legend of all that is labelled, one entry for each label; options as for `Axes.legend`.
+
+    A legend that this module built with the same options, and that has all labels, stays: building one costs
+    more than drawing the lines.
+    """
+    return _legend(ax, options)
+
+
+def legend_above(ax: Axes, *, right: float = 1.0, **options: Any) -> Axes:
     """Put a panel's legend on one line above it, where it covers no data.
 
-    right: where it ends, as a share of the panel's width; options as for `Axes.legend`. The panel must have a
-    legend.
+    right: where it ends, as a share of the panel's width; options as for `Axes.legend`.
     """
-    if ax.get_legend()._ncols == 1:  # an explorer draws often, and a legend is built once
-        ax.legend(loc="lower right", bbox_to_anchor=(right, 0.98), **LEGEND | options)
-    return ax
+    return legend(ax, loc="lower right", bbox_to_anchor=(right, 0.98), **LEGEND | options)
 
 
 def losses(
@@ -239,47 +262,40 @@ def dashboard(
     if axes is None:
         axes = plt.subplots(2, 2, figsize=(9, 6))[1].ravel()
     scale, correlation, spectrum, value_range = axes
-    layers(signals.series("activation_variance"), label="activation variance", ax=scale, title="SCALE")
-    layers(signals.series("activation_gradient_norm"), label="gradient norm", ax=scale)
-    scale.set_ylabel("variance, norm")
-    span(scale, 6)
-    layers(
-        signals.series("cosine"),
-        log_y=False,
-        ylabel="cosine of two inputs",
-        ax=correlation,
-        title="CORRELATION",
-    )
-    correlation.set_ylim(-0.25, 1.1)
-    rank = np.arange(1, len(singular_values) + 1)
-    curve(
-        rank,
-        singular_values,
-        xlabel="rank",
-        ylabel="singular value",
-        log_y=True,
-        ax=spectrum,
-        title="SPECTRUM",
-    )
-    span(spectrum, 4).xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    gone = int(np.sum(signals.series("activation_gradient_norm") == 0))
-    if gone:
-        low, high = scale.get_ylim()
-        scale.set_ylim(low, high * (high / low) ** 0.15)  # room for the words
-        _note(scale, f"gradient exactly 0 in {gone} of {len(signals.layers)} layers")
-    if not np.any(singular_values):
-        _note(spectrum, "every singular value is exactly 0")
-        pictures.describe(spectrum, "SPECTRUM: every singular value is exactly 0.")
+    _scale_panel(scale, signals)
+    layers(signals.series("cosine"), log_y=False, ylabel="cosine of two inputs", ax=correlation)
+    correlation.set(ylim=(-0.25, 1.1), title="CORRELATION")
+    _spectrum_panel(spectrum, np.asarray(singular_values, dtype=float))
     for fault in ("underflow", "overflow"):
         shares = {name: _known_mean(signals.series(f"{fault}.{name}")) for name in FORMATS}
         bars(shares, label=fault, ylabel="gradient entries", ax=value_range)
     value_range.set_title("RANGE")
-    margin = max(0.5, 0.03 * len(rank))  # so that no marker is cut
-    spectrum.set_xlim(1 - margin, len(rank) + margin)
-    # That of SCALE ends between the columns, clear of its title.
-    legend_above(scale, right=1.1, fontsize=10.5)
+    legend_above(scale, right=1.1, fontsize=10.5)  # it ends between the columns, clear of the title
     legend_above(value_range, right=1.05, fontsize=10.5)
     return axes
+
+
+def _scale_panel(ax: Axes, signals: Signals) -> None:
+    gradient_norms = signals.series("activation_gradient_norm")
+    layers(signals.series("activation_variance"), label="activation variance", ax=ax, title="SCALE")
+    layers(gradient_norms, label="gradient norm", ylabel="variance, norm", ax=ax)
+    span(ax, 6)
+    gone = int(np.sum(gradient_norms == 0))
+    if gone:
+        low, high = ax.get_ylim()
+        ax.set_ylim(low, high * (high / low) ** 0.15)  # room for the words
+        _note(ax, f"gradient exactly 0 in {gone} of {len(signals.layers)} layers")
+
+
+def _spectrum_panel(ax: Axes, singular_values: np.ndarray) -> None:
+    rank = np.arange(1, len(singular_values) + 1)
+    curve(rank, singular_values, xlabel="rank", ylabel="singular value", log_y=True, ax=ax, title="SPECTRUM")
+    span(ax, 4).xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    margin = max(0.5, 0.03 * len(rank))  # so that no marker is cut
+    ax.set_xlim(1 - margin, len(rank) + margin)
+    if not np.any(singular_values):
+        _note(ax, "every singular value is exactly 0")
+        pictures.describe(ax, "SPECTRUM: every singular value is exactly 0.")
 
 
 def _known_mean(values: np.ndarray) -> float:
@@ -297,14 +313,17 @@ def _label(ax: Axes, xlabel: str, ylabel: str, title: str) -> None:
             change(text)
 
 
-def _legend(ax: Axes) -> Axes:
-    labels = [
-        artist.get_label() for artist in [*ax.lines, *ax.containers] if not artist.get_label().startswith("_")
-    ]
-    legend = ax.get_legend()
-    known = [text.get_text() for text in legend.get_texts()] if legend is not None else []
-    if any(label not in known for label in labels):  # building a legend costs more than drawing the lines
-        handles, names = ax.get_legend_handles_labels()
-        entries = dict(zip(names, handles, strict=True))  # two theories need but one entry
-        ax.legend(entries.values(), entries.keys())
+def _legend(ax: Axes, options: dict[str, Any] | None = None) -> Axes:
+    """As `legend`; without options, a legend that has all labels stays whatever its options are."""
+    labelled: list[Line2D | Container] = [*ax.lines, *ax.containers]
+    labels = {str(artist.get_label()) for artist in labelled}
+    present = ax.get_legend()
+    entries = set() if present is None else {text.get_text() for text in present.get_texts()}
+    same_options = options is None or present is None or _legend_options.get(present) == options
+    if same_options and all(label.startswith("_") for label in labels - entries):
+        return ax
+    handles, names = ax.get_legend_handles_labels()
+    handle_of = dict(zip(names, handles, strict=True))  # two theories need only one entry
+    options = options or {}
+    _legend_options[ax.legend(handle_of.values(), handle_of.keys(), **options)] = options
     return ax

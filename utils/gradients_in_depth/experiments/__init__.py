@@ -1,0 +1,1 @@
+"""The computations behind the explorers: plain functions from numbers to numbers, a module for each topic."""
