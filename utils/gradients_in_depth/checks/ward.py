@@ -345,13 +345,13 @@ class Patient:
         if disease == "healthy":
             off = sum(not figure.is_healthy for figure in found.figures)
             return f"Of {len(found.figures)} figures that were measured here, {off} lie outside their range."
-        figure = next((f for f in found.figures if f.name.startswith(_FIGURES[disease])), None)
+        figure = found.figure(diagnosis.DISEASES[disease].figure)
         if disease in ("saturation", "small_weights") and figure is not None and not figure.is_healthy:
             linear = [m for m in self.model.modules() if isinstance(m, nn.Linear) and m.in_features > 1]
             if disease == "small_weights" and figure.value < 1:
                 scale = float(np.median([m.weight.std().item() * m.in_features**0.5 for m in linear]))
                 return f"Here sqrt(Var(W) fan_in) is {scale:.2g} in the median layer: that is not small."
-            bent = next((f for f in found.figures if f.name.startswith("root mean square")), None)
+            bent = found.figure("activation_slope")
             if disease == "saturation" and figure.value < 1:
                 value = 1.0 if bent is None else bent.value
                 if bent is None and self._recipe.get("activation") == "tanh":
@@ -379,24 +379,6 @@ class Patient:
         )
 
 
-_GRADIENT = "gradient in the first layer over"
-_FIGURES = {
-    "no_gradient": "share of the trainable parameters",
-    "symmetric": "share of units with a twin",
-    "saturation": _GRADIENT,
-    "small_weights": _GRADIENT,
-    "long_sequence": "gradient at the first of",
-    "exploding": _GRADIENT,
-    "norm_without_skips": _GRADIENT,
-    "dead_units": "share of ReLU units",
-    "collapsed_correlation": "cosine between different",
-    "saturated_attention": "entropy of the attention",
-    "post_norm": "weight gradient in the last third",
-    "bottleneck": "units in the narrowest",
-    "underflow": "share of the gradient's entries",
-    "forgotten_eval": "relative change of the outputs",
-    "learning_rate": "update ratio",
-}
 _NEEDS = {
     "no_gradient": "parameters without a gradient",
     "symmetric": "units that are copies of each other",
