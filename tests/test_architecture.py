@@ -18,7 +18,7 @@ PACKAGE = ROOT / "utils" / "gradients_in_depth"
 
 # What each module may import of the package: only what stands above it.
 SHARED = ["arguments", "randomness", "progress", "catalogue"]
-NUMBERS = [*SHARED, "data", "theory", "initialization", "networks", "signals", "diagnosis", "training"]
+NUMBERS = [*SHARED, "data", "theory", "initialization", "networks", "hooks", "signals", "diagnosis", "training"]
 MAY_IMPORT = {
     "pictures": [],
     "arguments": [],
@@ -31,15 +31,17 @@ MAY_IMPORT = {
     "theory": SHARED,
     "initialization": [*SHARED, "data", "theory"],
     "networks": [*SHARED, "data", "theory", "initialization"],
-    "signals": [*SHARED, "data", "theory", "initialization", "networks"],
-    "diagnosis": [*SHARED, "data", "theory", "initialization", "networks", "signals"],
-    "training": [*SHARED, "data", "theory", "initialization", "networks", "signals"],
+    "hooks": SHARED,
+    "signals": [*SHARED, "data", "theory", "initialization", "networks", "hooks"],
+    "diagnosis": [*SHARED, "data", "theory", "initialization", "networks", "hooks", "signals"],
+    "training": [*SHARED, "data", "theory", "initialization", "networks", "hooks", "signals"],
+    "experiments": NUMBERS,
     "plots": ["pictures", "parallel", "session", *NUMBERS],
-    "explorers": ["pictures", "parallel", "session", *NUMBERS, "plots"],
-    "checks": ["pictures", "parallel", "session", *NUMBERS, "plots", "explorers"],
+    "explorers": ["pictures", "parallel", "session", *NUMBERS, "experiments", "plots"],
+    "checks": ["pictures", "parallel", "session", *NUMBERS, "experiments", "plots", "explorers"],
 }
 # These may be folders, one file for each topic. Inside, too, imports run one way.
-PACKAGES = {"theory", "diagnosis", "training", "explorers", "checks"}
+PACKAGES = {"theory", "signals", "diagnosis", "training", "experiments", "explorers", "checks"}
 WIDGETS = {"ipywidgets", "anywidget", "traitlets", "comm"}
 DRAWING = {"matplotlib", "PIL", "IPython"} | WIDGETS  # the numbers do not know how they are shown
 
@@ -53,30 +55,12 @@ LONG_FILES = {
     # To be split:
     "utils/gradients_in_depth/checks/set_09_optimizers_and_depth.py",
     "utils/gradients_in_depth/checks/set_10_gradient_clinic.py",
-    "utils/gradients_in_depth/diagnosis.py",
-    "utils/gradients_in_depth/explorers.py",
-    "utils/gradients_in_depth/signals.py",
     "tests/bench/bench_diagnosis.py",
     "tests/grading_class.py",
-    "tests/test_checks_05.py",
     "tests/test_checks_10.py",
-    "tests/test_signals.py",
 }
 LONG_FUNCTIONS = {
     # To be split:
-    "utils/gradients_in_depth/checks/set_01_chain_rule_intuition.py: _compare_growth",
-    "utils/gradients_in_depth/checks/set_02_sigmoid_saturation.py: one_signed_step",
-    "utils/gradients_in_depth/checks/set_03_relu_and_variants.py: obituary",
-    "utils/gradients_in_depth/checks/set_03_relu_and_variants.py: silent_by_chance",
-    "utils/gradients_in_depth/checks/set_03_relu_and_variants.py: leak_gradients",
-    "utils/gradients_in_depth/checks/set_03_relu_and_variants.py: saving_leak",
-    "utils/gradients_in_depth/checks/set_04_initialization.py: uniform_bound",
-    "utils/gradients_in_depth/checks/set_04_initialization.py: layer_budget",
-    "utils/gradients_in_depth/checks/set_04_initialization.py: lasting_units",
-    "utils/gradients_in_depth/checks/set_04_initialization.py: critical_variance",
-    "utils/gradients_in_depth/checks/set_05_batch_norm.py: folded_norm",
-    "utils/gradients_in_depth/checks/set_05_batch_norm.py: group_backward",
-    "utils/gradients_in_depth/checks/set_05_batch_norm.py: turning_rate",
     "utils/gradients_in_depth/checks/set_06_residual_connections.py: loudest_branch",
     "utils/gradients_in_depth/checks/set_06_residual_connections.py: mean_path_length",
     "utils/gradients_in_depth/checks/set_06_residual_connections.py: open_units",
@@ -93,13 +77,6 @@ LONG_FUNCTIONS = {
     "utils/gradients_in_depth/checks/set_10_gradient_clinic.py: halved_weights",
     "utils/gradients_in_depth/checks/set_10_gradient_clinic.py: message_norms",
     "utils/gradients_in_depth/checks/set_10_gradient_clinic.py: lost_decades",
-    "utils/gradients_in_depth/explorers.py: dying_units",
-    "utils/gradients_in_depth/explorers.py: normalized_network",
-    "utils/gradients_in_depth/explorers.py: phase_diagram",
-    "utils/gradients_in_depth/explorers.py: residual_stream",
-    "utils/gradients_in_depth/explorers.py: transformer_depth",
-    "utils/gradients_in_depth/explorers.py: optimizer_chain",
-    "utils/gradients_in_depth/explorers.py: recurrence",
     "tools/grading/execute.py: _run",
 }
 
