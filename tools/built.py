@@ -1,8 +1,8 @@
 """What was built from what: a file of hashes beside the scripts, for all notebooks that are made from them.
 
-The file is made to be merged. Each hash has a line of its own, and between those of two notebooks are lines that
-never change, so that branches which build different notebooks do not conflict. Branches that build the same
-notebook from different code do: neither of them has built what the merge gives.
+The file is made to be merged. Each hash has a line of its own, and between those of two scripts are lines
+that never change, so that branches which build different notebooks do not conflict. Branches that build the
+same notebook from different code do conflict: neither of them has built what the merge gives.
 """
 
 import json

@@ -10,7 +10,7 @@ from tools.modules import Package
 
 
 class NoHistoryError(Exception):
-    """There is no git here, or it does not know the commit: in its own words."""
+    """There is no git here, or it does not know what it is asked for: "git says: ..."."""
 
 
 def git(root: Path, *arguments: str) -> bytes:
@@ -18,9 +18,10 @@ def git(root: Path, *arguments: str) -> bytes:
     try:
         done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True)
     except OSError as error:
-        raise NoHistoryError(str(error)) from None
+        raise NoHistoryError(f"git cannot be started: {error}") from None
     if done.returncode:
-        raise NoHistoryError(done.stderr.decode(errors="replace").strip())
+        lines = done.stderr.decode(errors="replace").strip().splitlines() or ["nothing"]
+        raise NoHistoryError(f"git says: {lines[0]}")
     return done.stdout
 
 
@@ -37,14 +38,12 @@ def files_at(root: Path, commit: str, pattern: str) -> dict[str, bytes]:
 
 
 def package_when(text: str, written: Path, folder: Path) -> Package | None:
-    """The package in `folder` as it was when `text` came into the file `written`; None where git cannot say."""
+    """The package in `folder` as it was when `text` came into the file `written`; None if git cannot say."""
     try:
         root = Path(git(folder, "rev-parse", "--show-toplevel").decode().rstrip("\n"))
         inside = git(folder, "rev-parse", "--show-prefix").decode().rstrip("\n")
-        commit = (
-            git(written.parent, "log", "-1", "--format=%H", f"-S{text}", "--", written.name).decode().strip()
-        )
-        files = files_at(root, commit, re.escape(inside) + ".*") if commit else {}
+        log = git(written.parent, "log", "-1", "--format=%H", f"-S{text}", "--", written.name)
+        files = files_at(root, log.decode().strip(), re.escape(inside) + ".*") if log else {}
     except NoHistoryError:
         return None
     contents = {path.removeprefix(inside): data for path, data in files.items()}

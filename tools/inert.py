@@ -1,9 +1,9 @@
 """Whether a statement at the top of a module does nothing but bind its names while the module is imported.
 
-A decorator may enter its function in a table, a class may keep a list of its subclasses, a call may change a
-setting. What calls something at that time is inert only where the text proves it: the function is in a list
-below, or is one of the package that assigns to its own local names alone, and calls nothing that is not inert.
-What is inert without a proof is built a little too often, and no harm is done.
+A decorator may enter its function in a table, a class may keep a list of its subclasses, a call may change
+a setting. A statement that calls something is inert only where the text proves it: each function is in a list
+below, or belongs to the package, assigns to its own local names alone, and calls nothing that is not inert.
+Where the proof fails although the statement is inert, notebooks are built too often, and that is all.
 """
 
 import ast
@@ -15,35 +15,29 @@ from functools import lru_cache
 
 from tools.modules import DEFINITIONS, Chain, Module, Package, Statement, chain_of
 
-# Library functions and decorators that change nothing, draw no random number, and call nothing at once.
+# What changes nothing, draws no random numbers, and calls nothing at once: of libraries, as patterns, ...
 LIBRARY = re.compile(
-    r"(abc|enum|fractions|math|numbers|string|traitlets|typing)\."
-    r"|collections\.(ChainMap|Counter|OrderedDict|defaultdict|deque|namedtuple)$"
-    r"|contextlib\.(asynccontextmanager|contextmanager)$"
-    r"|dataclasses\.(dataclass|field)$"
-    r"|functools\.(cache|cached_property|lru_cache|partial|singledispatch|total_ordering|wraps)$"
-    r"|matplotlib\.cycler$"
-    r"|numpy\.(?!random\.(?!default_rng$)|set|apply|frompyfunc|fromfunction|piecewise|vectorize|load|save)"
-    r"|pathlib\.\w*Path$|re\.compile$|statistics\.NormalDist$"
-    r"|torch\.(no_grad|inference_mode|finfo|iinfo|tensor|zeros|ones|full|eye|arange|linspace|device)$"
-    r"|types\.(MappingProxyType|SimpleNamespace)$|weakref\.(ref|Weak\w+)$"
+    r"(abc\.abstract\w+|enum\.(auto|unique)|fractions\.Fraction|math\.\w+|matplotlib\.cycler|pathlib\.\w*Path"
+    r"|re\.compile|statistics\.NormalDist|string\.Template|traitlets\.\w+|weakref\.(ref|Weak\w+)"
+    r"|collections\.(ChainMap|Counter|OrderedDict|defaultdict|deque|namedtuple)"
+    r"|contextlib\.(asynccontextmanager|contextmanager)|dataclasses\.(dataclass|field)"
+    r"|functools\.(cache|cached_property|lru_cache|partial|singledispatch|total_ordering|wraps)"
+    r"|numpy\.(abs|arange|array|asarray|cos|cosh|diag|exp|eye|full|geomspace|linspace|log|log10|logspace|ones"
+    r"|random\.default_rng|sin|sinh|sqrt|stack|tan|tanh|zeros)"
+    r"|torch\.(arange|device|eye|finfo|full|iinfo|inference_mode|linspace|no_grad|ones|tensor|zeros)"
+    r"|types\.(MappingProxyType|SimpleNamespace)"
+    r"|typing\.(NamedTuple|NewType|ParamSpec|TypeVar|final|overload|runtime_checkable))$"
 )
+# (these give a decorator)
+FACTORIES = re.compile(
+    r"(dataclasses\.dataclass|functools\.(lru_cache|wraps)|torch\.(inference_mode|no_grad))$"
+)
+# ... of Python itself, ...
 BUILTINS = {"abs", "all", "any", "bool", "bytes", "classmethod", "complex", "dict", "enumerate", "float"}
-BUILTINS |= {
-    "frozenset",
-    "int",
-    "isinstance",
-    "issubclass",
-    "len",
-    "list",
-    "max",
-    "min",
-    "object",
-    "property",
-}
-BUILTINS |= {"range", "repr", "reversed", "round", "set", "slice", "sorted", "staticmethod", "str", "sum"}
+BUILTINS |= {"frozenset", "int", "isinstance", "issubclass", "len", "list", "max", "min", "object", "range"}
+BUILTINS |= {"property", "repr", "reversed", "round", "set", "slice", "sorted", "staticmethod", "str", "sum"}
 BUILTINS |= {"super", "tuple", "zip"}
-# Methods that change nothing, unless a class of the package has one of the same name.
+# ... and methods, unless a class of the package has one of the same name.
 METHODS = {"copy", "count", "endswith", "format", "get", "index", "items", "join", "keys", "lower", "replace"}
 METHODS |= {"setter", "split", "startswith", "strip", "tag", "title", "upper", "values", "with_name"}
 # Libraries whose classes keep no list, of those that inherit from them, which the course would read.
@@ -53,8 +47,10 @@ BASES = re.compile(
 CONSTRUCTORS = {"__init__", "__new__", "__post_init__"}
 HOOKS = {"__init_subclass__", "__set_name__"}  # they run when another class is made
 # `+=` may change a list that has another name elsewhere.
-NEVER_INERT = (ast.AugAssign, ast.Global, ast.Import, ast.ImportFrom, ast.AsyncFunctionDef, ast.ClassDef)
-NEVER_INERT += (ast.With, ast.AsyncWith, ast.Await, ast.Yield, ast.YieldFrom)
+NEVER_INERT = (
+    *(ast.AugAssign, ast.Global, ast.Import, ast.ImportFrom, ast.AsyncFunctionDef, ast.ClassDef),
+    *(ast.With, ast.AsyncWith, ast.Await, ast.Yield, ast.YieldFrom),
+)
 
 
 @lru_cache(maxsize=20_000)
@@ -97,7 +93,7 @@ class _Proof:
         return self.computes(decorator) and self.calls(decorator)
 
     def is_plain(self, node: ast.ClassDef) -> bool:
-        """A class of which neither its decorators nor its base classes take notice, nor it of other classes."""
+        """A class that no decorator or base class notes anywhere, and that does not note other classes."""
         hooks = {part.name for part in node.body if isinstance(part, ast.FunctionDef)} & HOOKS
         inherits = not node.keywords and all(map(self._inherits, node.bases))
         return not hooks and inherits and all(map(self.decorates, node.decorator_list))
@@ -127,10 +123,8 @@ class _Proof:
         if isinstance(node, ast.Call):
             if self.own and self._makes_itself(node):
                 return True
-            sorts = any(
-                word.arg == "key" and not isinstance(word.value, ast.Lambda) for word in node.keywords
-            )
-            return not sorts and self.calls(node.func)
+            words = {word.arg for word in node.keywords if not isinstance(word.value, ast.Lambda)}
+            return words.isdisjoint({"key", "out"}) and self.calls(node.func)
         if isinstance(node, ast.FunctionDef):
             return all(map(self.decorates, node.decorator_list))
         if is_place(node):
@@ -149,32 +143,40 @@ class _Proof:
         if isinstance(function, ast.Lambda):
             return times == 1 and self.computes(function.body)
         chain = chain_of(function)
-        if not chain:  # a method of what an expression gives
-            return isinstance(function, ast.Attribute) and self._is_method(("", function.attr))
-        if chain[0] in self.local:
-            known = [node for node in self.functions if chain == (node.name,)]
-            return all(self.runs(node, times) for node in known) if known else self._is_method(chain)
-        meanings = list(self.package.meanings(self.module, chain))
-        if not meanings:
-            return is_inert_builtin(chain[0]) if len(chain) == 1 else self._is_method(chain)
-        return all(self._calls(what, attributes, times) for what, attributes in meanings)
+        if known := [node for node in self.functions if chain == (node.name,)]:
+            return all(self.runs(node, times) for node in known)
+        is_own = bool(chain) and chain[0] not in self.local  # otherwise it may be anything
+        if meanings := list(self.package.meanings(self.module, chain)) if is_own else []:
+            return all(self._calls(what, attributes, times) for what, attributes in meanings)
+        if isinstance(function, ast.Attribute):
+            return times == 1 and self._is_method(function.attr)
+        return times == 1 and is_own and is_inert_builtin(chain[0])
 
-    def _is_method(self, chain: Chain) -> bool:
-        return len(chain) > 1 and chain[-1] in METHODS - self.package.methods
+    def _is_method(self, name: str) -> bool:
+        return name in METHODS and name not in self.package.methods
 
     def _calls(self, what: Statement | Module | str, attributes: Chain, times: int) -> bool:
         if isinstance(what, str):
-            return LIBRARY.match(what) is not None and (times == 1 or what != "functools.partial")
+            return bool((LIBRARY if times == 1 else FACTORIES).match(what)) and times <= 2
         if isinstance(what, Module):
             return False
         if what.alias or attributes:
-            return what.alias is not None or self._is_method(("", *attributes))
+            return what.alias is not None or (times == 1 and self._is_method(attributes[-1]))
         node, there = what.node, _Proof(self.package, what.module, trail=self.trail)
         if not isinstance(node, ast.FunctionDef | ast.ClassDef):
             return False
-        if not all(there.calls(decorator, times + 1) for decorator in node.decorator_list):
+        if not all(there._passes_on(decorator, times) for decorator in node.decorator_list):
             return False
         return there.runs(node, times) if isinstance(node, ast.FunctionDef) else there._makes(node, times)
+
+    def _passes_on(self, decorator: ast.expr, times: int) -> bool:
+        """What a decorator has made of a function is called: that of a library only calls the function."""
+        chain = chain_of(decorator.func if isinstance(decorator, ast.Call) else decorator)
+        meanings = self.package.meanings(self.module, chain) if chain else ()
+        own = [
+            what for what, _ in meanings if not isinstance(what, str) and getattr(what, "alias", None) is None
+        ]
+        return self.calls(decorator, times + 1 if own else 1)
 
     def runs(self, function: ast.FunctionDef, times: int = 1, own: str = "") -> bool:
         """The body of a function; where it is called more than once in a row, also what it returns."""
@@ -206,7 +208,12 @@ class _Proof:
                     return False
         names = CONSTRUCTORS | ({"__call__"} if times > 1 else set())
         methods = [part for part in node.body if isinstance(part, ast.FunctionDef) and part.name in names]
-        return all(m.args.args and self.runs(m, 1, m.args.args[0].arg) for m in methods)
+        return all(self.runs(method, 1, own_name(method)) for method in methods)
+
+
+def own_name(method: ast.FunctionDef) -> str:
+    """The name of the object in a method; empty where that is a class, which others see."""
+    return method.args.args[0].arg if method.args.args and method.name != "__new__" else ""
 
 
 def is_inert_builtin(name: str) -> bool:

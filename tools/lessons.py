@@ -1,8 +1,8 @@
 """Build the notebooks: run each percent script of `sources` and store it, with its outputs, as `NAME.ipynb`.
 
 A notebook is built when its script has changed, or something in the package that the script reaches
-(`tools/reach.py`); `notebooks/built.json` holds the hashes. Two builds give the same bytes. A notebook that fails
-leaves its last good file in place; the others are still built.
+(`tools/reach.py`); `notebooks/built.json` holds the hashes. Two builds give the same bytes. A notebook that
+fails leaves its last good file in place; the others are still built.
 """
 
 import argparse
@@ -139,7 +139,7 @@ def pairs_of(sources: Path, targets: Path, names: Iterable[str] = ()) -> list[tu
 # --- What is current ---------------------------------------------------------------------------------------
 
 
-def record_in(notebooks: Path = NOTEBOOKS) -> Record:
+def record_in(notebooks: Path) -> Record:
     """Where it is written down what the lessons of a folder were built from."""
     return Record(notebooks, notebooks / "sources")
 
@@ -149,37 +149,37 @@ def is_current(script: Path, target: Path, package: Path = PACKAGE) -> bool:
 
     A notebook that something else has saved is not: JupyterLab, for one, adds to its metadata.
     """
-    return why_stale(script, target, package) == ""
+    now = origin(script, package) | {"notebook": hash_of(target)}
+    return not record_in(target.parent).differences(script.stem, now)
 
 
-def why_stale(script: Path, target: Path, package: Path = PACKAGE) -> str:
-    """Why a lesson has to be built, in a few words; empty when it is current."""
-    record, now = record_in(target.parent), origin(script, package) | {"notebook": hash_of(target)}
-    then = record.hashes().get(script.stem, {})
+def origin(script: Path, package: Path = PACKAGE, settings: str = "") -> dict[str, str]:
+    """Hashes of what a notebook is made from: its script with the settings, and the code that it reaches."""
+    used = [KERNEL, METADATA, reached(code_of(script), package_in(package))]
+    return {"code": digest(json.dumps(used)), "source": digest(hash_of(script) + settings)}
+
+
+def why_stale(script: Path, now: dict[str, str], record: Record, package: Path = PACKAGE) -> str:
+    """Why the notebooks of a script have to be built, in a few words; empty when they are current."""
     differences = record.differences(script.stem, now)
+    then = record.hashes().get(script.stem)
     if not differences:
         return ""
-    if not then or not target.exists():
+    if then is None or "" in now.values():
         return "it was never built"
     if "source" in differences:
         return "its script has changed"
     if "code" not in differences:
         return "something else has saved it"
-    names = changes(script, package_when(then.get("code", ""), record.path, package), package_in(package))
+    before = package_when(then.get("code", "-"), record.path, package)
+    names = changes(code_of(script), before, package_in(package)) if before else []
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"changed: {', '.join(names[:3])}{more}" if names else "code that it uses has changed"
+    return f"changed: {', '.join(names[:3])}{more}" if names else "code that it reaches has changed"
 
 
-def changes(script: Path, before: Package | None, after: Package) -> list[str]:
-    """The names of what a script reaches, or reached, that is not as it was."""
-    now, then = (set(reached(code_of(script), package)) if package else set() for package in (after, before))
-    return sorted({name for name, _ in now ^ then}) if before else []
-
-
-def origin(script: Path, package: Path = PACKAGE, settings: str = "") -> dict[str, str]:
-    """Hashes of what a notebook is made from: its script, with settings, and the code that the script reaches."""
-    used = [KERNEL, METADATA, reached(code_of(script), package_in(package))]
-    return {"code": digest(json.dumps(used)), "source": digest(hash_of(script) + settings)}
+def changes(code: str, before: Package, after: Package) -> list[str]:
+    """The names of what some code reaches in a package, and that is not as it was."""
+    return sorted({name for name, _ in {*reached(code, before)} ^ {*reached(code, after)}})
 
 
 def code_of(script: Path) -> str:
@@ -200,6 +200,7 @@ def read(script: Path) -> NotebookNode:
 
 
 def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
+    """The cells that run."""
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
@@ -286,14 +287,16 @@ def main(arguments: Sequence[str] | None = None, notebooks: Path = NOTEBOOKS, pa
         chosen = pairs_of(notebooks / "sources", notebooks, options.names)
     except BuildError as error:
         parser.error(str(error))
-    reasons = {pair: "it was asked for" if options.force else why_stale(*pair, package) for pair in chosen}
-    stale = [pair for pair in chosen if reasons[pair]]
+    stale = [pair for pair in chosen if options.force or not is_current(*pair, package)]
+    record = record_in(notebooks)
     if not stale:
         print(f"All {len(chosen)} notebooks are current.")
     elif options.check:
-        print(*(f"not current: {pair[0].stem} ({reasons[pair]})" for pair in stale), sep="\n")
+        for script, target in stale:
+            now = origin(script, package) | {"notebook": hash_of(target)}
+            print(f"not current: {script.stem} ({why_stale(script, now, record, package)})")
     else:
-        return 1 if build_all(stale, record_in(notebooks), package, options.jobs) else 0
+        return 1 if build_all(stale, record, package, options.jobs) else 0
     return 1 if stale else 0
 
 

@@ -35,11 +35,17 @@ def digest(content: str | bytes) -> str:
 
 
 class Import(NamedTuple):
-    """One name of an import statement: what it binds ("*": all), what that stands for, what is imported."""
+    """One name of an import statement: what it binds, and what of which module that is ("": all of it)."""
 
-    name: str
-    target: str
-    imported: str
+    name: str  # "*" where everything is bound
+    module: str
+    attribute: str = ""
+    imported: str = ""  # the module that is imported by `import a.b`, which binds `a`
+
+    @property
+    def target(self) -> str:
+        """What it stands for: "a.b"."""
+        return f"{self.module}.{self.attribute}" if self.attribute else self.module
 
 
 @dataclass
@@ -115,14 +121,13 @@ class Module:
         if isinstance(node, ast.Import):
             for alias in node.names:
                 first = alias.name.partition(".")[0]
-                yield Import(alias.asname or first, alias.name if alias.asname else first, alias.name)
+                yield Import(alias.asname or first, alias.name if alias.asname else first, "", alias.name)
             return
         around = self.name.split(".") if node.level else []
         around = around[: len(around) - node.level + self.is_package]
         source = ".".join([*around, *([node.module] if node.module else [])])
         for alias in node.names:
-            target = source if alias.name == "*" else f"{source}.{alias.name}"
-            yield Import(alias.asname or alias.name, target, target)
+            yield Import(alias.asname or alias.name, source, "" if alias.name == "*" else alias.name)
 
 
 class _Reader(ast.NodeVisitor):
@@ -286,7 +291,7 @@ def canonical(node: object) -> str:
 
 # --- The package -------------------------------------------------------------------------------------------
 
-# A statement, with the attributes of it that are asked for; a module; or the full name of a library's function.
+# A statement, with the attributes that follow it; a module; or the full name of something in a library.
 Meaning = tuple[Statement | Module | str, Chain]
 Passed = tuple[tuple[Module, Chain], ...]
 
@@ -311,9 +316,9 @@ class Package:
         self.methods = {name for module in self.modules.values() for name in module.methods}
         self._unnamed = {path for path in self.files if not any(is_named(path, text) for text in every)}
 
-    def imported(self, name: str) -> Iterator[Module]:
-        """The modules that run when `name` is imported: those around it from the outside in, and its own."""
-        parts = name.split(".")
+    def imported(self, alias: Import) -> Iterator[Module]:
+        """The modules that run for a name of an import: those around its own from the outside in, and it."""
+        parts = (alias.imported or alias.target).split(".")
         for end in range(1, len(parts) + 1):
             if module := self.modules.get(".".join(parts[:end])):
                 yield module
@@ -335,13 +340,13 @@ class Package:
         if chain[0] in module.bindings or f"{module.name}.{chain[0]}" in self.modules:
             yield from self._attributes(module, chain, ())
 
-    def target(self, name: str, attributes: Chain = (), passed: Passed = ()) -> Iterator[Meaning]:
-        """What an import of `name`, with the attributes after it, stands for."""
-        first, *rest = [*name.split("."), *attributes]
-        if first == self.name:
-            yield from self._attributes(self.modules[first], tuple(rest), passed)
+    def imports(self, alias: Import, attributes: Chain = (), passed: Passed = ()) -> Iterator[Meaning]:
+        """What a name of an import, with the attributes after it, stands for."""
+        chain = (alias.attribute, *attributes) if alias.attribute else attributes
+        if module := self.modules.get(alias.module):
+            yield from self._attributes(module, chain, passed)
         else:
-            yield ".".join([first, *rest]), ()
+            yield ".".join([alias.module, *chain]), ()
 
     def _attributes(self, module: Module, chain: Chain, passed: Passed) -> Iterator[Meaning]:
         if not chain:
@@ -355,8 +360,8 @@ class Package:
         for statement in statements:
             yield statement, rest
             if statement.alias and not (inner and statement.alias.target == inner.name):
-                yield from self.target(statement.alias.target, rest, passed)
-                is_hidden |= bool(inner and statement.alias.target.startswith(f"{inner.name}."))
+                yield from self.imports(statement.alias, rest, passed)
+                is_hidden |= bool(inner and f"{statement.alias.module}.".startswith(f"{inner.name}."))
         if inner and not is_hidden:
             yield from self._attributes(inner, rest, passed)
         elif not statements:  # the text does not say what it is: then it may be anything of the module

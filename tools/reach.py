@@ -56,7 +56,9 @@ class _Walk:
     def __init__(self, package: Package) -> None:
         self.package, self.is_lost = package, False
         # Code in a text, for another process perhaps; a path; or the name of something in the package.
-        self._code = re.compile(rf"\b(from|import|-m)\s+{package.name}\b|\b{package.name}/|^{package.name}[\w.:]*$")
+        self._code = re.compile(
+            rf"\b(from|import|-m)\s+{package.name}\b|\b{package.name}/|^{package.name}[\w.:]*$"
+        )
         self.reached: set[Statement] = set()
         self.files: set[str] = set()
         self._imported: set[Module] = set()
@@ -82,7 +84,7 @@ class _Walk:
             meanings = [*self.package.meanings(statement.module, chain)]
             for alias in uses.imports:
                 if alias.name == name:
-                    meanings += self.package.target(alias.target, tuple(attributes))
+                    meanings += self.package.imports(alias, tuple(attributes))
             self._reach(meanings)
             self.is_lost |= not meanings and name in DYNAMIC_NAMES
         for text in uses.texts:
@@ -94,7 +96,7 @@ class _Walk:
 
     def _import(self, alias: Import) -> None:
         """Reach what runs when something is imported."""
-        for module in self.package.imported(alias.imported):
+        for module in self.package.imported(alias):
             if module not in self._imported:
                 self._imported.add(module)
                 self.is_lost |= not module.is_readable
@@ -105,7 +107,7 @@ class _Walk:
                     if not is_inert(statement, self.package):
                         self._reach([(statement, ())])
         if alias.name == "*":
-            self._reach(self.package.target(alias.target))
+            self._reach(self.package.imports(alias))
 
     def _reach(self, meanings: Iterable[Meaning]) -> None:
         for what, _ in meanings:
@@ -121,10 +123,10 @@ class _Walk:
         """Reach all that is in a module, and all modules in a package."""
         if module not in self._whole:
             self._whole.add(module)
-            self._import(Import(module.name, module.name, module.name))
+            self._import(Import(module.name, module.name))
             for statement in module.statements:
                 self._reach([(statement, ())])
                 if statement.alias:
-                    self._reach(self.package.target(statement.alias.target))
+                    self._reach(self.package.imports(statement.alias))
             for inner in self.package.modules_inside(module):
                 self._reach_whole(inner)

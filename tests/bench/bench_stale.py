@@ -1,7 +1,7 @@
 """How many notebooks the last changes of the package have made stale: by its files, and by what each reaches.
 
 Compares the package after each of the last commits that changed it with the package before, for each script
-as it was after the commit, and prints for lessons and sets of exercises how many would have to be built again:
+as it was after the commit, and prints how many lessons and sets of exercises would have to be built again:
 
     python -m tests.bench.bench_stale
     python -m tests.bench.bench_stale --commits 98 --until 446a622 --each
