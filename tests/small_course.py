@@ -125,6 +125,7 @@ TANH = (MEAN_FIELD, "tanh", "tan")
 
 
 def package(files):
+    """The package of some files, by their path."""
     return Package("course", {path: text.encode() for path, text in files.items()})
 
 

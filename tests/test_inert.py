@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.small_course import COURSE, ONE, blocks, is_stale
+from tests.small_course import COURSE, ONE, blocks, is_stale, package
+from tools.reach import reached
 
 AT_IMPORT = blocks(
     """
@@ -370,6 +371,12 @@ def test_what_happens_at_import_is_seen(code, use):
     """Something is registered, patched or set: whoever imports the module gets it."""
     names = {"names.py": f"TABLE = {{}}\nFUNCTIONS = []\n{code}"}
     assert is_stale(f"import course\n{use}", *ONE, COURSE | ELSEWHERE | names)
+
+
+def test_a_statement_without_a_name_is_called_one():
+    names = {"names.py": "TABLE = {}\nTABLE['one'] = 1"}
+    labels = [name for name, _ in reached("import course.names", package(COURSE | names))]
+    assert "a statement of names" in labels and "names.TABLE" in labels
 
 
 INERT = blocks(

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.small_course import COURSE, FORMATS, MEAN_FIELD, ONE, TANH, blocks, is_stale, package
-from tools.modules import canonical, parse
+from tools.modules import canonical, package_in, parse
 from tools.reach import reached
 
 CHECK = "from course import checks\nchecks.doubling(f)"
@@ -327,6 +327,26 @@ def test_a_folder_without_init_is_a_package():
     script = "from course.theory.laws import chi\nchi.chi(1)"
     assert is_stale(script, "theory/laws/chi.py", "return 1", "return 3", files)
     assert not is_stale(script, "theory/laws/chi.py", "return 2", "return 3", files)
+
+
+def test_what_editors_and_caches_leave_behind_is_not_part_of_a_package(tmp_path):
+    before = reached(CHI, package_in(tmp_path / "course"))
+    for path, text in COURSE.items():
+        (tmp_path / "course" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "course" / path).write_text(text, encoding="utf-8")
+    assert before != (after := reached(CHI, package_in(tmp_path / "course")))
+    for path in (
+        ".DS_Store",
+        ".chi.py.swp",
+        "signals.py~",
+        "__pycache__/a.js",
+        "theory/.ipynb_checkpoints/b.css",
+    ):
+        (tmp_path / "course" / path).parent.mkdir(exist_ok=True)
+        (tmp_path / "course" / path).write_text("left behind")
+    assert reached(CHI, package_in(tmp_path / "course")) == after
+    (tmp_path / "course" / "new.css").write_text("p {}")
+    assert reached(CHI, package_in(tmp_path / "course")) != after
 
 
 def test_what_is_reached_has_names():

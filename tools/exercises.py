@@ -28,7 +28,8 @@ from traitlets.config import PyFileConfigLoader
 
 from gradients_in_depth import checks
 from tools.built import Record, hash_of
-from tools.lessons import KERNEL, BuildError, build, origin, why_stale
+from tools.lessons import KERNEL, PACKAGE, BuildError, build, why_stale
+from tools.lessons import origin as origin_of_script
 from tools.modules import canonical, parse, without_docstrings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,7 +67,7 @@ def build_set(name: str, root: Path = ROOT) -> None:
     Raises `BuildError`, and leaves the files of the set as they were, when a cell fails, when a marker is
     wrong, and when the exercise would show an answer.
     """
-    hashes = origin_of(name, root)  # before: somebody may edit the code meanwhile
+    origin = origin_of(name, root)  # before: somebody may edit the code meanwhile
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         solution, exercise = targets(name, scratch)
@@ -83,7 +84,7 @@ def build_set(name: str, root: Path = ROOT) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             temporary = shutil.copyfile(new, target.with_name(f".{target.name}.tmp"))
             os.replace(temporary, target)
-    record_in(root).enter(name, hashes | hashes_of_targets(name, root))
+    record_in(root).enter(name, origin | hashes_of_targets(name, root))
 
 
 def script_of(name: str, root: Path) -> Path:
@@ -307,10 +308,10 @@ def record_in(root: Path) -> Record:
     return Record(root / "solutions", root / "solutions")
 
 
-def origin_of(name: str, root: Path) -> dict[str, str]:
+def origin_of(name: str, root: Path, package: Path = PACKAGE) -> dict[str, str]:
     """Hashes of what a set is made from: its script with nbgrader's settings, the code that it reaches."""
     settings = without_docstrings(parse((root / CONFIG).read_text(encoding="utf-8")))
-    return origin(script_of(name, root), settings=canonical(settings))
+    return origin_of_script(script_of(name, root), package, canonical(settings))
 
 
 def hashes_of_targets(name: str, root: Path) -> dict[str, str]:
@@ -318,9 +319,14 @@ def hashes_of_targets(name: str, root: Path) -> dict[str, str]:
     return dict(zip(("solution", "exercise"), map(hash_of, targets(name, root)), strict=True))
 
 
-def is_built(name: str, root: Path = ROOT) -> bool:
+def hashes_now(name: str, root: Path, package: Path = PACKAGE) -> dict[str, str]:
+    """All hashes of a set."""
+    return origin_of(name, root, package) | hashes_of_targets(name, root)
+
+
+def is_built(name: str, root: Path = ROOT, package: Path = PACKAGE) -> bool:
     """Whether both notebooks of a set are what was made from its script and the package as they are now."""
-    return not record_in(root).differences(name, origin_of(name, root) | hashes_of_targets(name, root))
+    return not record_in(root).differences(name, hashes_now(name, root, package))
 
 
 def _build_one(name: str, root: Path) -> bool:
@@ -348,8 +354,8 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
         print(f"All {len(chosen)} sets are current.")
     if options.check:
         for name in stale:
-            now = origin_of(name, root) | hashes_of_targets(name, root)
-            print(f"not current: {name} ({why_stale(script_of(name, root), now, record_in(root))})")
+            reason = why_stale(script_of(name, root), hashes_now(name, root), record_in(root))
+            print(f"not current: {name} ({reason})")
         return 1 if stale else 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return 0 if all(list(pool.map(lambda name: _build_one(name, root), stale))) else 1

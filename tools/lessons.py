@@ -6,7 +6,6 @@ fails leaves its last good file in place; the others are still built.
 """
 
 import argparse
-import hashlib
 import json
 import os
 import re
@@ -168,7 +167,7 @@ def why_stale(script: Path, now: dict[str, str], record: Record, package: Path =
     if then is None or "" in now.values():
         return "it was never built"
     if "source" in differences:
-        return "its script has changed"
+        return "its source has changed"
     if "code" not in differences:
         return "something else has saved it"
     before = package_when(then.get("code", "-"), record.path, package)
@@ -192,9 +191,9 @@ def read(script: Path) -> NotebookNode:
     notebook = jupytext.read(script, fmt="py:percent")
     seen: Counter[str] = Counter()
     for cell in notebook.cells:
-        digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:12]
-        seen[digest] += 1
-        cell.id = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
+        name = digest(f"{cell.cell_type}\n{cell.source}")[:12]
+        seen[name] += 1
+        cell.id = name if seen[name] == 1 else f"{name}-{seen[name]}"
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     return notebook
 

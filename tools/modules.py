@@ -2,6 +2,7 @@
 
 import ast
 import hashlib
+import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -85,8 +86,8 @@ class Statement:
     @property
     def label(self) -> str:
         """How a message names it: "theory.chi"."""
-        name = ", ".join(sorted(self.names)) or ast.unparse(self.node).splitlines()[0][:40]
-        return f"{self.module.label}.{name}".removeprefix(".")
+        names = [f"{self.module.label}.{name}".removeprefix(".") for name in sorted(self.names)]
+        return ", ".join(names) or f"a statement of {self.module.label or 'the package'}"
 
 
 class Module:
@@ -301,7 +302,11 @@ class Package:
 
     def __init__(self, name: str, contents: Mapping[str, bytes]) -> None:
         self.name = name
-        self.contents = {path: data.replace(b"\r\n", b"\n") for path, data in sorted(contents.items())}
+        self.contents = {
+            path: data.replace(b"\r\n", b"\n")
+            for path, data in sorted(contents.items())
+            if not re.search(r"(^|/)(\.|__pycache__/)|~$", path)  # caches, and what editors leave behind
+        }
         self.modules: dict[str, Module] = {}
         for path, data in self.contents.items():
             *folders, file = [name, *path.split("/")]
@@ -380,7 +385,7 @@ def _package(name: str, contents: tuple[tuple[str, bytes], ...]) -> Package:
 
 def package_in(folder: Path) -> Package:
     """The package in a folder, which has its name; read anew only when a file has changed."""
-    paths = (path for path in sorted(folder.rglob("*")) if path.is_file() and "__pycache__" not in path.parts)
+    paths = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".pyc")
     return _package(
         folder.name, tuple((path.relative_to(folder).as_posix(), path.read_bytes()) for path in paths)
     )
