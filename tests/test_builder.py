@@ -1,13 +1,17 @@
 """The builder, on small scripts and a package of their own."""
 
 import json
+import multiprocessing
 import os
 import re
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import nbformat
 import pytest
 
-from tools.lessons import BuildError, build, build_all, fingerprint, is_current, main, pairs_of, read
+from tests.branches import commit, git, merge_two_branches
+from tools.built import Record, hash_of
+from tools.lessons import METADATA, BuildError, build, is_current, main, origin, pairs_of, read, record_in
 
 # Everything that makes a notebook hard to store twice: a figure, a widget, a progress bar, chopped output.
 RICH = """# %% [markdown]
@@ -57,15 +61,17 @@ explorers.chain()
 
 @pytest.fixture
 def course(tmp_path):
-    """A folder of notebooks, and a package of two modules of which the lessons import one."""
+    """A folder of notebooks, and a small package."""
     package = tmp_path / "gradients_in_depth"
     sources = tmp_path / "notebooks" / "sources"
     package.mkdir()
     sources.mkdir(parents=True)
     (package / "__init__.py").write_text("")
-    (package / "pictures.py").write_text("WIDTH = 9\n")
-    (package / "plots.py").write_text("from gradients_in_depth import pictures\n")
-    (package / "training.py").write_text("import math\n")
+    (package / "pictures.py").write_text("WIDTH = 9\nHEIGHT = 6  # inches\n")
+    (package / "plots.py").write_text(
+        "from gradients_in_depth import pictures\n\ndef curve():\n    return pictures.WIDTH\n"
+        "\ndef layers():\n    return pictures.HEIGHT\n"
+    )
     (package / "slider.js").write_text("export default {};\n")
     return tmp_path
 
@@ -82,7 +88,7 @@ def command(course, *arguments):
 
 def failure(course, text):
     with pytest.raises(BuildError) as caught:
-        build(*write(course, "02_sigmoid", text), course / "gradients_in_depth")
+        build(*write(course, "02_sigmoid", text))
     assert not list((course / "notebooks").glob("*.ipynb*")), "a notebook that failed was stored"
     return str(caught.value)
 
@@ -113,7 +119,7 @@ def test_what_is_stored(rich):
     notebook, *_ = rich
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == [1, 2, 3, 4, 5, 6, 7]
-    assert set(notebook.metadata) == {"kernelspec", "language_info", "gradients_in_depth"}
+    assert notebook.metadata == METADATA
     assert [cell.metadata for cell in code] == [{}, {}, {}, {}, {}, {}, {"tags": ["kept"]}]
     (figure,) = code[1].outputs
     assert "image/png" in figure.data
@@ -153,6 +159,7 @@ def test_ids_stay_when_another_cell_comes_in(tmp_path, rich):
             "a path of this machine: /home/someone",
         ),
         ("# the file\nprint('C:\\\\Users')", "cell 2 (line 8", "the output shows a path of this machine: C:"),
+        ("print('file://here')", "cell 2 (line 8", "the output shows a path of this machine: file://"),
         ("from tqdm.auto import tqdm\nbar = tqdm(range(3))", "cell 2 (line 8", "shows a progress bar: 0%|"),
         ("import os\nos._exit(3)", "cell 2 (line 8", "Kernel died"),
     ],
@@ -181,7 +188,7 @@ def test_an_expected_error_is_an_error(course):
 def test_figures_are_not_read_for_paths(course):
     picture = "from IPython.display import HTML, Image\n"
     picture += "HTML('<img src=\"data:image/png;base64,/home/abcd/0x7f0000000000\">')"
-    build(*write(course, "picture", f"# %%\n{picture}\n"), course / "gradients_in_depth")
+    build(*write(course, "picture", f"# %%\n{picture}\n"))
 
 
 @pytest.mark.slow
@@ -194,75 +201,213 @@ def test_a_failure_keeps_the_last_good_file_and_the_other_notebooks_are_built(co
     write(course, "01_bad", "# %%\n20\n\n# %%\n1 / 0\n")
     capsys.readouterr()
     assert command(course, "--jobs", "1") == 1
-    said = capsys.readouterr()
+    printed = capsys.readouterr()
     assert (course / "notebooks" / "01_bad.ipynb").read_bytes() == good
     assert '"10"' in (course / "notebooks" / "00_good.ipynb").read_text()
-    assert re.search(r"built +00_good \(1 cells, \d+ s\)", said.out)
-    assert "01_bad, cell 2 (line 5 of sources/01_bad.py): ZeroDivisionError" in said.err
-    assert sorted(path.name for path in (course / "notebooks").iterdir()) == [
+    assert re.search(r"built +00_good \(1 cells, \d+ s\)", printed.out)
+    assert "01_bad, cell 2 (line 5 of sources/01_bad.py): ZeroDivisionError" in printed.err
+    assert {path.name for path in (course / "notebooks").iterdir()} - {".built.json.lock"} == {
         "00_good.ipynb",
         "01_bad.ipynb",
+        "built.json",
         "sources",
-    ]
+    }
+    assert command(course, "--check") == 1  # what failed is not written down as built
+    assert capsys.readouterr().out == "not current: 01_bad (its source has changed)\n"
 
 
-def test_only_what_changed_is_built(course, capsys):
-    write(course, "00_plots", "# %%\nfrom gradients_in_depth.plots import pictures as p\n")
+def built_without_the_wait(course, name):
+    """What the builder leaves behind: a notebook, and its hashes."""
+    ((script, target),) = pairs_of(course / "notebooks" / "sources", course / "notebooks", [name])
+    hashes = origin(script, course / "gradients_in_depth")
+    target.write_text(
+        json.dumps({"cells": [hashes["code"], hashes["source"]], "metadata": METADATA}, indent=1)
+    )
+    record_in(course / "notebooks").enter(name, hashes | {"notebook": hash_of(target)})
+
+
+@pytest.fixture
+def lessons(course):
+    """Three lessons that are current, in the folder of the course."""
+    write(course, "00_curve", "# %%\nfrom gradients_in_depth.plots import curve as c\nc()\n")
     write(course, "01_alone", "# %%\n2\n")
-    write(course, "02_math", "# %%\nimport gradients_in_depth.training\n")
-    lessons = pairs_of(course / "notebooks" / "sources", course / "notebooks")
-    for script, target in lessons:  # as the builder stores them, without the wait
-        built = {"gradients_in_depth": {"built_from": fingerprint(script, course / "gradients_in_depth")}}
-        target.write_text(json.dumps({"metadata": METADATA | built}))
+    write(course, "02_layers", "# %%\nfrom gradients_in_depth import plots\nplots.layers()\n")
+    for name in ("00_curve", "01_alone", "02_layers"):
+        built_without_the_wait(course, name)
+    return course
 
+
+def test_only_what_changed_is_built(lessons, capsys):
     def stale():
         capsys.readouterr()
-        code = command(course, "--check")
+        code = command(lessons, "--check")
         names = re.findall(r"not current: (\w+)", capsys.readouterr().out)
         assert code == (1 if names else 0)
         return names
 
-    def changed(path, text):
-        path.write_text(text, newline="")
+    def changed(path, old, new):
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new), newline="")
 
-    package = course / "gradients_in_depth"
+    pictures, plots = (lessons / "gradients_in_depth" / f"{name}.py" for name in ("pictures", "plots"))
+    script = lessons / "notebooks" / "sources" / "01_alone.py"
     assert stale() == []
-    os.utime(package / "pictures.py")
-    os.utime(lessons[0][0])
+    os.utime(pictures)
+    os.utime(script)
     assert stale() == []
-    changed(package / "pictures.py", "WIDTH = 9\r\n")  # what git does on Windows
+    changed(pictures, "# inches", "# of a page")
+    changed(pictures, "\n", "\r\n")  # what git does on Windows
+    changed(script, "\n", "\r\n")
     assert stale() == []
-    changed(package / "pictures.py", "WIDTH = 10\n")  # imported by what the lesson imports
-    assert stale() == ["00_plots"]
-    changed(package / "pictures.py", "WIDTH = 9\n")
+    changed(pictures, "WIDTH = 9", "WIDTH = 10")  # reached through what the lesson imports
+    assert stale() == ["00_curve"]
+    changed(pictures, "WIDTH = 10", "WIDTH = 9")
     assert stale() == []
-    changed(package / "training.py", "import cmath\n")
-    assert stale() == ["02_math"]
-    changed(package / "slider.js", "export default { render };\n")
-    assert stale() == ["00_plots", "02_math"]
-    changed(package / "__init__.py", "1\n")
-    changed(lessons[1][0], "# %%\n3\n")
-    assert stale() == ["00_plots", "01_alone", "02_math"]
+    changed(plots, "return pictures.HEIGHT", "return pictures.HEIGHT / 2")
+    assert stale() == ["02_layers"]
+    changed(lessons / "gradients_in_depth" / "slider.js", "{}", "{ render }")
+    assert stale() == ["00_curve", "02_layers"]
+    changed(script, "2", "3")
+    assert stale() == ["00_curve", "01_alone", "02_layers"]
+    changed(script, "3", "2")
+    changed(script, "# %%", "# %% [markdown]\n# A sentence.\n\n# %%")
+    assert "01_alone" in stale()
 
 
-METADATA = {
-    "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
-    "language_info": {"name": "python"},
-}
+def test_the_settings_of_the_kernel_are_part_of_what_is_built(lessons, monkeypatch):
+    monkeypatch.setattr("tools.lessons.KERNEL", {"OMP_NUM_THREADS": "2"})
+    assert command(lessons, "--check") == 1
 
 
 @pytest.mark.slow
 def test_a_notebook_saved_by_hand_is_not_current(course):
     script, target = write(course, "00_start", "# %%\n1\n")
-    assert not is_current(script, target, course / "gradients_in_depth")
-    build(script, target, course / "gradients_in_depth")
-    assert is_current(script, target, course / "gradients_in_depth")
-    notebook = json.loads(target.read_text())
-    notebook["metadata"]["language_info"]["version"] = "3.11.2"
-    target.write_text(json.dumps(notebook))
-    assert not is_current(script, target, course / "gradients_in_depth")
+    package = course / "gradients_in_depth"
+    assert not is_current(script, target, package)
+    assert command(course) == 0
+    assert is_current(script, target, package)
+    stored = target.read_text()
+    for old, new in (
+        ('"name": "python"', '"name": "python", "version": "3.11.2"'),
+        ('"1"', '"2"'),
+        ("\n}", "}"),
+    ):
+        assert old in stored
+        target.write_text(stored.replace(old, new))
+        assert not is_current(script, target, package)
     target.write_text("{ not a notebook")
-    assert not is_current(script, target, course / "gradients_in_depth")
+    assert not is_current(script, target, package)
+    target.write_bytes(stored.replace("\n", "\r\n").encode())
+    assert is_current(script, target, package)
+    target.unlink()
+    assert not is_current(script, target, package)
+
+
+def test_a_lesson_says_why_it_is_not_current(lessons, capsys):
+    notebooks, pictures = lessons / "notebooks", lessons / "gradients_in_depth" / "pictures.py"
+
+    def reason():
+        capsys.readouterr()
+        assert command(lessons, "--check") == 1
+        return capsys.readouterr().out
+
+    pictures.write_text("HEIGHT = 6\nWIDTH = 10\n")
+    assert reason() == "not current: 00_curve (code that it reaches has changed)\n"  # there is no git here
+    pictures.write_text("HEIGHT = 6\nWIDTH = 9\n")
+    git(lessons, "init", "--quiet", "--initial-branch=main")
+    commit(lessons, "as it is")
+    pictures.write_text("HEIGHT = 6\nWIDTH = 10\n")
+    assert reason() == "not current: 00_curve (changed: pictures.WIDTH)\n"
+    commit(lessons, "wider")  # that the notebook is older is still known
+    assert reason() == "not current: 00_curve (changed: pictures.WIDTH)\n"
+    plots = lessons / "gradients_in_depth" / "plots.py"
+    plots.write_text(
+        "WIDTHS = [1]\ndef curve():\n    return max(WIDTHS + few())\ndef few(): ...\ndef layers(): ...\n"
+    )
+    assert "00_curve (changed: pictures.WIDTH, plots.WIDTHS, plots.curve and 2 more)" in reason()
+    git(lessons, "checkout", "--quiet", "HEAD~", "gradients_in_depth")
+    git(lessons, "reset", "--quiet")
+    plots.write_text(plots.read_text().replace("HEIGHT", "WIDTH"))
+    (notebooks / "sources" / "01_alone.py").write_text("# %%\n3\n")
+    (notebooks / "00_curve.ipynb").write_text("{}")
+    write(lessons, "03_new", "# %%\n1\n")
+    assert reason().splitlines() == [
+        "not current: 00_curve (something else has saved it)",
+        "not current: 01_alone (its source has changed)",
+        "not current: 02_layers (changed: pictures.HEIGHT, pictures.WIDTH, plots.layers)",
+        "not current: 03_new (it was never built)",
+    ]
+
+
+# --- The file of hashes ------------------------------------------------------------------------------------
+
+
+def test_branches_that_build_two_lessons_do_not_conflict(lessons):
+    """Neighbours in the file: git takes changed lines side by side for one change."""
+
+    def change(name, file, old, new):
+        path = lessons / file
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new))
+        built_without_the_wait(lessons, name)
+
+    script = "notebooks/sources/01_alone.py"
+    words = merge_two_branches(
+        lessons,
+        lambda: change("00_curve", "gradients_in_depth/pictures.py", "WIDTH = 9", "WIDTH = 10"),
+        lambda: change("01_alone", script, "2", "3"),
+    )
+    assert "CONFLICT" not in words and "built.json" in words
+    assert command(lessons, "--check") == 0
+
+
+def test_branches_that_build_one_lesson_from_different_code_conflict(lessons, capsys):
+    """Neither has built what the merge gives, even where both notebooks look the same."""
+
+    def change(file, old, new):
+        path = lessons / "gradients_in_depth" / file
+        path.write_text(path.read_text().replace(old, new))
+        built_without_the_wait(lessons, "00_curve")
+
+    words = merge_two_branches(
+        lessons,
+        lambda: change("pictures.py", "WIDTH = 9", "WIDTH = 10"),
+        lambda: change("plots.py", "return pictures.WIDTH", "return 2 * pictures.WIDTH"),
+    )
+    assert "CONFLICT (content): Merge conflict in notebooks/built.json" in words
+    assert command(lessons, "--check") == 1  # a file with marks of a conflict says nothing
+    assert "00_curve" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("pool", [ThreadPoolExecutor, ProcessPoolExecutor])
+def test_many_can_write_down_what_they_have_built_at_once(tmp_path, pool):
+    options = {"mp_context": multiprocessing.get_context("spawn")} if pool is ProcessPoolExecutor else {}
+    hashes = {f"{number:02}": {"code": str(number)} for number in range(40)}
+    for name in hashes:
+        (tmp_path / f"{name}.py").touch()
+    record = Record(tmp_path, tmp_path)
+    with pool(4, **options) as workers:
+        list(workers.map(record.enter, hashes.keys(), hashes.values()))
+    assert record.hashes() == hashes
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_lesson_that_is_gone_is_forgotten(lessons):
+    (lessons / "notebooks" / "sources" / "01_alone.py").unlink()
+    built_without_the_wait(lessons, "02_layers")
+    assert list(record_in(lessons / "notebooks").hashes()) == ["00_curve", "02_layers"]
+
+
+@pytest.mark.parametrize("text", ["", "<<<<<<< ours\n{}", "[1, 2]", '{"00_curve": 3}', "null"])
+def test_a_file_that_makes_no_sense_makes_everything_stale(lessons, text, capsys):
+    (lessons / "notebooks" / "built.json").write_text(text)
+    assert command(lessons, "--check") == 1
+    assert capsys.readouterr().out.count("it was never built") == 3
+    built_without_the_wait(lessons, "00_curve")
+    assert list(record_in(lessons / "notebooks").hashes()) == ["00_curve"]
+
+
+# --- The command line --------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -271,7 +416,7 @@ def test_the_command_line(course, capsys):
     write(course, "01_chain", "# %%\n2\n")
     assert command(course, "00_start.ipynb") == 0
     assert command(course, "--check") == 1
-    assert capsys.readouterr().out.endswith("not current: 01_chain\n")
+    assert capsys.readouterr().out.endswith("not current: 01_chain (it was never built)\n")
     assert command(course, "01_chain") == 0
     assert command(course) == 0
     assert capsys.readouterr().out.endswith("All 2 notebooks are current.\n")
@@ -288,5 +433,5 @@ def test_any_script_to_any_place(course):
     script, _ = write(course, "04_initialization", "# %%\nimport os\nos.path.basename(os.getcwd())\n")
     target = course / "solutions" / "04_initialization" / "04_initialization.ipynb"
     target.parent.mkdir(parents=True)
-    assert build_all([(script, target)], course / "gradients_in_depth") == []
+    build(script, target)
     assert "'04_initialization'" in target.read_text()

@@ -11,8 +11,9 @@ from nbclient import NotebookClient
 
 from gradients_in_depth import checks
 from tests import test_stored_notebooks as house
+from tests.branches import merge_two_branches
 from tools import exercises as builder
-from tools.lessons import KERNEL, BuildError, read
+from tools.lessons import KERNEL, PACKAGE, BuildError, read
 
 ROOT = Path(__file__).parent.parent
 SETS = builder.sets()
@@ -115,8 +116,8 @@ def test_a_blank_exercise_says_kindly_what_to_do_and_no_check_passes(name, tmp_p
             (error,) = errors(cell)
             assert error.ename == "Mistake" and error.evalue.startswith(checks.EMPTY)
             assert "Traceback" not in "".join(error.traceback)
-    given = [c for c in notebook.cells if c.cell_type == "code" and "nbgrader" not in c.metadata]
-    assert {error.ename for cell in given for error in errors(cell)} <= {"NotImplementedError"}
+    others = [c for c in notebook.cells if c.cell_type == "code" and "nbgrader" not in c.metadata]
+    assert {error.ename for cell in others for error in errors(cell)} <= {"NotImplementedError"}
 
 
 @pytest.mark.slow
@@ -143,13 +144,13 @@ def test_grading_gives_all_points_for_the_solution_and_none_for_a_blank(tmp_path
     scores = tmp_path / "scores.csv"
     builder.nbgrader(tmp_path, "export", f"--to={scores}")
     with scores.open(encoding="utf-8") as file:
-        found = {row["student_id"]: row for row in csv.DictReader(file)}
+        rows = {row["student_id"]: row for row in csv.DictReader(file)}
     points = {i: c.metadata.nbgrader.points for i, c in answers.items() if c.metadata.nbgrader.grade}
     by_hand = sum(points[i] for i in points if not i.endswith("_check"))
     assert by_hand > 0
-    assert float(found["diligent"]["score"]) == sum(points.values()) - by_hand
-    assert float(found["absent"]["score"]) == 0
-    assert float(found["absent"]["max_score"]) == sum(points.values())
+    assert float(rows["diligent"]["score"]) == sum(points.values()) - by_hand
+    assert float(rows["absent"]["score"]) == 0
+    assert float(rows["absent"]["max_score"]) == sum(points.values())
     assert list((tmp_path / "temporary").iterdir()) == []  # nothing stays on the machine
 
 
@@ -179,9 +180,9 @@ def test_the_readmes_name_the_set(name):
 
 
 DAMAGE = {
-    "answr": ("# %% answer growth_rate", "# %% answr growth_rate", "'answr growth_rate' is no marker"),
-    "title": ("# %% check growth_rate", "# %% Check it", "'Check it' is no marker"),
-    "unmarked": ("# %% answer growth_rate\n", "# %%\n", "SOLUTION belongs into a cell marked answer"),
+    "answr": ("# %% answer growth_rate", "# %% answr growth_rate", "'answr growth_rate' is not a marker"),
+    "title": ("# %% check growth_rate", "# %% Check it", "'Check it' is not a marker"),
+    "unmarked": ("# %% answer growth_rate\n", "# %%\n", "SOLUTION belongs in a cell marked answer"),
     "no end": ("    return gradient\n    ### END SOLUTION", "    return gradient", "belong together"),
     "misspelt": ("### BEGIN HIDDEN TESTS\nchecks.growth", "### BEGIN HIDEN TESTS\nchecks.growth", "belong"),
     "no region": (
@@ -277,7 +278,7 @@ def same_ids(notebook):
         (marking_left, "growth_rate_check has a mark"),
         (stub_gone, "growth_rate does not say where the answer goes"),
         (text_left, "level_norm shows 'Take off one point"),
-        (broken_code, "growth_rate is no Python any more"),
+        (broken_code, "growth_rate is no longer Python"),
         (output_left, "has outputs"),
         (same_ids, "other cells than the solution"),
     ],
@@ -323,14 +324,91 @@ def test_a_script_that_fails_leaves_everything_in_place_and_is_named(course, cap
     script.write_text(text.replace("layers = 21 ", "layers = 22 "), encoding="utf-8")
     before = contents(course)
     assert builder.main([], course) == 1
-    said = capsys.readouterr().err
-    assert "cell 5 (line" in said and "Mistake: Within one layer of it" in said
+    message = capsys.readouterr().err
+    assert "cell 5 (line" in message and "Mistake: Within one layer of it" in message
     assert contents(course) == before
 
 
+def write_down(course, name=SETS[0], package=PACKAGE):
+    """As the builder does it when a set is built."""
+    builder.record_in(course).enter(name, builder.hashes_now(name, course, package))
+
+
 def test_what_is_current_is_left_alone(course, capsys):
+    write_down(course)
+    before = contents(course)
     assert builder.main([], course) == 0
     assert capsys.readouterr().out == "All 1 sets are current.\n"
+    assert contents(course) == before
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "why"),
+    [
+        (f"solutions/{SETS[0]}.py", "layers = 21 ", "layers = 21  ", "its source has changed"),
+        (builder.CONFIG, "Write your answer here", "Answer here", "its source has changed"),
+        (f"solutions/{SETS[0]}/{SETS[0]}.ipynb", '"nbformat"', ' "nbformat"', "something else has saved it"),
+        (f"exercises/{SETS[0]}/{SETS[0]}.ipynb", "pencil", "pen", "something else has saved it"),
+    ],
+    ids=["script", "settings", "solution", "exercise"],
+)
+def test_a_set_of_which_something_has_changed_is_named(course, capsys, file, old, new, why):
+    write_down(course)
+    path = course / file
+    assert old in path.read_text(encoding="utf-8")
+    path.write_text(path.read_text(encoding="utf-8").replace(old, new, 1), encoding="utf-8")
+    assert builder.main(["--check"], course) == 1
+    assert capsys.readouterr().out == f"not current: {SETS[0]} ({why})\n"
+
+
+def test_a_comment_in_the_settings_changes_no_set(course):
+    write_down(course)
+    with (course / builder.CONFIG).open("a", encoding="utf-8") as file:
+        file.write("\n# A comment.\n")
+    assert builder.is_built(SETS[0], course)
+
+
+def test_a_set_that_was_never_built_is_named(course, capsys):
+    assert builder.main(["--check"], course) == 1
+    assert capsys.readouterr().out == f"not current: {SETS[0]} (it was never built)\n"
+
+
+def test_branches_that_change_two_checks_do_not_conflict(tmp_path):
+    """Each builds its own set, neighbours in the file of hashes, and both are current after the merge."""
+    for folder in ("utils/gradients_in_depth", "solutions", "exercises"):
+        shutil.copytree(
+            ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "built.json")
+        )
+    shutil.copy(CONFIG, tmp_path)
+    package = tmp_path / "utils" / "gradients_in_depth"
+    for name in SETS:
+        write_down(tmp_path, name, package)
+
+    def change(name):
+        check = next(
+            c for n in graded(solution(name)) if isinstance(c := getattr(checks, n, None), checks.Check)
+        )
+        module = tmp_path / "utils" / Path(*check.look.__module__.split(".")).with_suffix(".py")
+        text = module.read_text(encoding="utf-8")
+        assert text.count(f"def {check.name}(") == 1
+        module.write_text(
+            text.replace(f"def {check.name}(", f"def {check.name}(  # noqa\n    "), encoding="utf-8"
+        )
+        assert stale(tmp_path, package) == []
+        line = f'    """{check.look.__doc__.splitlines()[0]}'
+        module.write_text(text.replace(line, f"    assert True\n{line}"), encoding="utf-8")
+        assert stale(tmp_path, package) == [name]
+        path = builder.targets(name, tmp_path)[0]  # as if it printed something else now
+        path.write_text(path.read_text(encoding="utf-8").replace('"Right (', '"Right! ('), encoding="utf-8")
+        write_down(tmp_path, name, package)
+
+    words = merge_two_branches(tmp_path, lambda: change(SETS[0]), lambda: change(SETS[1]))
+    assert "CONFLICT" not in words and "solutions/built.json" in words
+    assert stale(tmp_path, package) == []
+
+
+def stale(root, package):
+    return [name for name in SETS if not builder.is_built(name, root, package)]
 
 
 def test_an_unknown_set_is_named(course, capsys):

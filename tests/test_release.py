@@ -15,20 +15,11 @@ import nbformat
 import pytest
 
 from gradients_in_depth import checks
+from tests.branches import commit, git
 from tools import release
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.slow
-
-
-def git(folder, *arguments):
-    command = ["git", "-C", folder, "-c", "user.name=Nobody", "-c", "user.email=nobody@example.org"]
-    return subprocess.run([*command, *arguments], check=True, capture_output=True, text=True).stdout
-
-
-def commit(folder):
-    git(folder, "add", "--all")
-    git(folder, "commit", "--quiet", "--allow-empty", "--message", "as it is")
 
 
 @pytest.fixture(scope="module")
@@ -243,7 +234,11 @@ for path in sorted(Path("exercises").glob("*/*.ipynb")):
 
 def test_its_package_is_imported_and_its_checks_run(unpacked):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    environment |= {"PYTHONPATH": str(unpacked), "PYTHONDONTWRITEBYTECODE": "1", "MPLBACKEND": "agg"}
+    environment |= {
+        "PYTHONPATH": str(unpacked / "utils"),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "MPLBACKEND": "agg",
+    }
     done = subprocess.run(
         [sys.executable, "-c", RUN], cwd=unpacked, env=environment, capture_output=True, text=True
     )

@@ -158,7 +158,7 @@ def no_widget_state(notebook):
 
 
 def only_the_builders_metadata(notebook):
-    expected = {"kernelspec", "language_info", "gradients_in_depth"}
+    expected = {"kernelspec", "language_info"}
     extra = set(notebook.metadata) ^ expected | set(notebook.metadata.get("language_info", {})) ^ {"name"}
     return [f"metadata: {name}" for name in sorted(extra)]
 
@@ -351,9 +351,7 @@ def good_notebook():
         ),
     ]
     kernel = {"name": "python3", "display_name": "Python 3"}
-    built = {"gradients_in_depth": {"built_from": ""}}
-    metadata = {"kernelspec": kernel, "language_info": {"name": "python"}} | built
-    return new_notebook(cells=cells, metadata=metadata)
+    return new_notebook(cells=cells, metadata={"kernelspec": kernel, "language_info": {"name": "python"}})
 
 
 def saying_(text):
@@ -402,7 +400,7 @@ BREAKS = [
     ),
     (only_the_builders_metadata, lambda n: n.metadata.update(jupytext={}), "jupytext"),
     (only_the_builders_metadata, lambda n: n.metadata.language_info.update(version="3.11.2"), "version"),
-    (only_the_builders_metadata, lambda n: n.metadata.pop("gradients_in_depth"), "gradients_in_depth"),
+    (only_the_builders_metadata, lambda n: n.metadata.pop("kernelspec"), "kernelspec"),
     (pictures_have_words, html_(figure_html("")), "svg"),
     (pictures_have_words, html_(figure_html("a figure")), "svg"),
     (pictures_have_words, html_('<img src="x.png" alt="">'), "img"),

@@ -1,8 +1,9 @@
-"""Build the exercises: run each percent script of this folder, and let nbgrader take the answers out.
+"""Build the exercises: run each percent script of `solutions`, and let nbgrader take the answers out.
 
 `NN_name.py` becomes `solutions/NN_name/NN_name.ipynb`, with its outputs, and from that nbgrader makes
 `exercises/NN_name/NN_name.ipynb`. Both are made in a scratch folder, without nbgrader's database, looked
 through, and only then moved here together: a set that fails leaves its last good files in place.
+`solutions/built.json` says what they were made from (`tools/built.py`).
 
 An exercise begins with `## Exercise 3 · Its title` and a line `*20 minutes · medium · 3 points*`. After that
 come `# %% answer NAME` and `# %% check NAME`, where NAME is a function of `gradients_in_depth.checks`, or,
@@ -10,7 +11,6 @@ graded by hand, `# %% text NAME [markdown]`. What nbgrader has to know is made f
 """
 
 import argparse
-import ast
 import os
 import re
 import shutil
@@ -27,7 +27,10 @@ from nbformat import NotebookNode
 from traitlets.config import PyFileConfigLoader
 
 from gradients_in_depth import checks
-from tools.lessons import KERNEL, BuildError, build, is_current
+from tools.built import Record, hash_of
+from tools.lessons import KERNEL, PACKAGE, BuildError, build, why_stale
+from tools.lessons import origin as origin_of_script
+from tools.modules import canonical, parse, without_docstrings
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = "nbgrader_config.py"
@@ -64,12 +67,12 @@ def build_set(name: str, root: Path = ROOT) -> None:
     Raises `BuildError`, and leaves the files of the set as they were, when a cell fails, when a marker is
     wrong, and when the exercise would show an answer.
     """
-    script = root / "solutions" / f"{name}.py"
+    origin = origin_of(name, root)  # before: somebody may edit the code meanwhile
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         solution, exercise = targets(name, scratch)
         solution.parent.mkdir(parents=True)
-        build(script, solution)
+        build(script_of(name, root), solution)
         notebook = nbformat.read(solution, as_version=nbformat.NO_CONVERT)
         mark(notebook, name)
         _write(notebook, solution)
@@ -77,10 +80,16 @@ def build_set(name: str, root: Path = ROOT) -> None:
         faults = leaks(notebook, nbformat.read(exercise, as_version=nbformat.NO_CONVERT), root / CONFIG)
         if faults:
             raise BuildError(f"{name}: {faults[0]}")
-        for made, kept in zip((solution, exercise), targets(name, root), strict=True):
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            temporary = shutil.copyfile(made, kept.with_name(f".{kept.name}.tmp"))
-            os.replace(temporary, kept)
+        for new, target in zip((solution, exercise), targets(name, root), strict=True):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = shutil.copyfile(new, target.with_name(f".{target.name}.tmp"))
+            os.replace(temporary, target)
+    record_in(root).enter(name, origin | hashes_of_targets(name, root))
+
+
+def script_of(name: str, root: Path) -> Path:
+    """The percent script of a set."""
+    return root / "solutions" / f"{name}.py"
 
 
 def targets(name: str, root: Path) -> tuple[Path, Path]:
@@ -104,17 +113,17 @@ def mark(notebook: NotebookNode, name: str) -> list[Exercise]:
     for cell in notebook.cells:
         title = cell.metadata.pop("title", "")
         cell.metadata.pop("lines_to_next_cell", None)  # jupytext's own note
-        found = MARKER.fullmatch(title)
-        if title and not found:
-            raise BuildError(f"{name}: {title!r} is no marker; a cell is an answer, a check or a text, NAME")
-        kind = found["kind"] if found else ""
+        marker = MARKER.fullmatch(title)
+        if title and not marker:
+            raise BuildError(f"{name}: {title!r} is not a marker: an answer, a check or a text, and its NAME")
+        kind, marked = marker.group("kind", "name") if marker else ("", "")
         _check_regions(cell, kind, f"{name}, {title or 'a cell without a marker'}")
         if cell.cell_type == "markdown" and not kind:
             exercises += _headings(cell.source, name)
         elif kind and not exercises:
             raise BuildError(f"{name}, {title}: it comes before the first exercise")
         elif kind:
-            _mark_cell(cell, kind, found["name"], exercises[-1], name)
+            _mark_cell(cell, kind, marked, exercises[-1], name)
     _check_set(exercises, notebook.cells[0].source, name)
     return exercises
 
@@ -122,15 +131,15 @@ def mark(notebook: NotebookNode, name: str) -> list[Exercise]:
 def _headings(text: str, name: str) -> Iterator[Exercise]:
     for number, line in enumerate(text.splitlines()):
         if line.startswith("## Exercise"):
-            found = HEADING.match("\n".join(text.splitlines()[number:]))
-            facts = FACTS.fullmatch(found["facts"]) if found else None
-            if not facts:
+            heading = HEADING.match("\n".join(text.splitlines()[number:]))
+            facts = FACTS.fullmatch(heading["facts"]) if heading else None
+            if not heading or not facts:
                 raise BuildError(
                     f"{name}: {line!r} needs a number, a title, and below it a line such as "
                     f"'*20 minutes · medium · 3 points*' (difficulty: {', '.join(DIFFICULTIES)})"
                 )
             minutes, difficulty, points = facts.groups()
-            yield Exercise(int(found["number"]), found["title"], int(minutes), difficulty, int(points))
+            yield Exercise(int(heading["number"]), heading["title"], int(minutes), difficulty, int(points))
 
 
 def _mark_cell(cell: NotebookNode, kind: str, marker: str, exercise: Exercise, name: str) -> None:
@@ -170,7 +179,7 @@ def _check_regions(cell: NotebookNode, kind: str, where: str) -> None:
         if begins != ends or begins > 1 or cell.source.count(region) != begins + ends:
             raise BuildError(f"{where}: one '### BEGIN {region}' and one '### END {region}' belong together")
         if begins and kind != owner:
-            raise BuildError(f"{where}: {region} belongs into a cell marked {owner}")
+            raise BuildError(f"{where}: {region} belongs in a cell marked {owner}")
         if not begins and kind == owner == "answer":
             raise BuildError(f"{where}: what is the answer? Put it between '### BEGIN {region}' and its END")
 
@@ -236,9 +245,9 @@ def nbgrader(course: Path, *command: str) -> None:
         encoding="utf-8",
     )
     if done.returncode:
-        said = [line.strip() for line in done.stderr.splitlines() if line.strip()] or ["nothing"]
-        errors = [line for line in said if re.match(r"[\w.]+(Error|Exception): ", line)]
-        raise BuildError(f"It says: {errors[0] if errors else said[-1]}")  # the first is the cause
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()] or ["nothing"]
+        errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception): ", line)]
+        raise BuildError(f"It says: {errors[0] if errors else lines[-1]}")  # the first is the cause
 
 
 def leaks(solution: NotebookNode, exercise: NotebookNode, config: Path) -> list[str]:
@@ -265,9 +274,9 @@ def leaks(solution: NotebookNode, exercise: NotebookNode, config: Path) -> list[
         faults += [f"{where} shows {line!r}" for line in _secret(before) if line in after.source]
         if after.cell_type == "code":
             try:
-                ast.parse(after.source)
+                parse(after.source)
             except SyntaxError as error:
-                faults.append(f"{where} is no Python any more: {error.msg}")
+                faults.append(f"{where} is no longer Python: {error.msg}")
     return faults
 
 
@@ -294,10 +303,30 @@ def sets(root: Path = ROOT) -> list[str]:
     return sorted(path.stem for path in (root / "solutions").glob("[0-9][0-9]_*.py"))
 
 
-def is_built(name: str, root: Path = ROOT) -> bool:
-    """Whether both notebooks of a set were made from its script and the package as they are now."""
-    script = root / "solutions" / f"{name}.py"
-    return all(is_current(script, target) for target in targets(name, root))
+def record_in(root: Path) -> Record:
+    """Where it is written down what the sets were built from."""
+    return Record(root / "solutions", root / "solutions")
+
+
+def origin_of(name: str, root: Path, package: Path = PACKAGE) -> dict[str, str]:
+    """Hashes of what a set is made from: its script with nbgrader's settings, the code that it reaches."""
+    settings = without_docstrings(parse((root / CONFIG).read_text(encoding="utf-8")))
+    return origin_of_script(script_of(name, root), package, canonical(settings))
+
+
+def hashes_of_targets(name: str, root: Path) -> dict[str, str]:
+    """Hashes of the solution and the exercise that are stored."""
+    return dict(zip(("solution", "exercise"), map(hash_of, targets(name, root)), strict=True))
+
+
+def hashes_now(name: str, root: Path, package: Path = PACKAGE) -> dict[str, str]:
+    """All hashes of a set."""
+    return origin_of(name, root, package) | hashes_of_targets(name, root)
+
+
+def is_built(name: str, root: Path = ROOT, package: Path = PACKAGE) -> bool:
+    """Whether both notebooks of a set are what was made from its script and the package as they are now."""
+    return not record_in(root).differences(name, hashes_now(name, root, package))
 
 
 def _build_one(name: str, root: Path) -> bool:
@@ -315,13 +344,19 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="which sets (all of them when none is named)")
     parser.add_argument("--force", action="store_true", help="build also what is current")
+    parser.add_argument("--check", action="store_true", help="build nothing, list what is not current")
     options = parser.parse_args(arguments)
-    wanted = [Path(name).stem for name in options.names] or sets(root)
-    if unknown := [name for name in wanted if name not in sets(root)]:
+    chosen = [Path(name).stem for name in options.names] or sets(root)
+    if unknown := [name for name in chosen if name not in sets(root)]:
         parser.error(f"There is no set named {unknown[0]!r}; there are {', '.join(sets(root)) or 'none'}.")
-    stale = [name for name in wanted if options.force or not is_built(name, root)]
+    stale = [name for name in chosen if options.force or not is_built(name, root)]
     if not stale:
-        print(f"All {len(wanted)} sets are current.")
+        print(f"All {len(chosen)} sets are current.")
+    if options.check:
+        for name in stale:
+            reason = why_stale(script_of(name, root), hashes_now(name, root), record_in(root))
+            print(f"not current: {name} ({reason})")
+        return 1 if stale else 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return 0 if all(list(pool.map(lambda name: _build_one(name, root), stale))) else 1
 

@@ -1,12 +1,11 @@
 """Build the notebooks: run each percent script of `sources` and store it, with its outputs, as `NAME.ipynb`.
 
-A notebook is built when its script, or a module of the package that the script needs, has changed. Two builds
-give the same bytes. A notebook that fails leaves its last good file in place; the others are still built.
+A notebook is built when its script has changed, or something in the package that the script reaches
+(`tools/reach.py`); `notebooks/built.json` holds the hashes. Two builds give the same bytes. A notebook that
+fails leaves its last good file in place; the others are still built.
 """
 
 import argparse
-import ast
-import hashlib
 import json
 import os
 import re
@@ -14,7 +13,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -28,6 +26,11 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 from tqdm import tqdm
+
+from tools.built import Record, hash_of
+from tools.history import package_when
+from tools.modules import Package, digest, package_in
+from tools.reach import reached
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
@@ -47,8 +50,6 @@ TRACES = {
     "a path of this machine": re.compile(r"(?<![^\s\"'(\[<>=,])(?:/[\w.+-]+){2,}|\b[A-Za-z]:\\\w+|file://"),
 }
 DATA_URI = re.compile(r"data:[\w/+.-]+;base64,[A-Za-z0-9+/=]*")
-# CPython 3.11 counts the depth of a syntax tree once for all threads: two at a time may disturb each other.
-PARSING = threading.Lock()
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -68,7 +69,7 @@ class Place(NamedTuple):
         return f"{script.stem}, cell {self.cell} (line {self.line} of {script.parent.name}/{script.name})"
 
 
-def build(script: Path, target: Path, package: Path = PACKAGE, on_cell: Callable[[], object] = lambda: None):
+def build(script: Path, target: Path, on_cell: Callable[[], object] = lambda: None) -> None:
     """Run `script` in the folder of `target` and store it there; `on_cell` is called after each code cell.
 
     Raises `BuildError`, and leaves `target` as it was, when a cell fails, writes to stderr, or shows what no
@@ -77,9 +78,9 @@ def build(script: Path, target: Path, package: Path = PACKAGE, on_cell: Callable
     notebook = read(script)
     places = _places(notebook, script)
     _execute(notebook, places, target.parent, on_cell)
-    for cell in _code_cells(notebook):
+    for cell in code_cells(notebook):
         cell.outputs = [_storable(output, places[cell.id]) for output in _merge_streams(cell.outputs)]
-    notebook.metadata = _metadata(script, package)
+    notebook.metadata = METADATA
     nbformat.validate(notebook)
     temporary = target.with_name(f".{target.name}.tmp")
     try:
@@ -90,12 +91,17 @@ def build(script: Path, target: Path, package: Path = PACKAGE, on_cell: Callable
 
 
 def build_all(
-    pairs: Sequence[tuple[Path, Path]], package: Path = PACKAGE, jobs: int | None = None
+    pairs: Sequence[tuple[Path, Path]], record: Record, package: Path = PACKAGE, jobs: int | None = None
 ) -> list[str]:
     """Build each (script, target), `jobs` at a time, and say so; returns a sentence for each that failed."""
+    origins = [origin(script, package) for script, _ in pairs]  # before: somebody may edit the code meanwhile
     failures = []
     with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
-        for future in as_completed([pool.submit(_build_one, *pair, package) for pair in pairs]):
+        builds = [
+            pool.submit(_build_one, *pair, record, hashes)
+            for pair, hashes in zip(pairs, origins, strict=True)
+        ]
+        for future in as_completed(builds):
             message, failed = future.result()
             failures += [message] if failed else []
             tqdm.write(
@@ -104,13 +110,14 @@ def build_all(
     return failures
 
 
-def _build_one(script: Path, target: Path, package: Path) -> tuple[str, bool]:
-    started, cells = time.monotonic(), len(_code_cells(read(script)))
+def _build_one(script: Path, target: Path, record: Record, hashes: dict[str, str]) -> tuple[str, bool]:
+    started, cells = time.monotonic(), len(code_cells(read(script)))
     try:  # the bar appears in a terminal only
         with tqdm(desc=script.stem, total=cells, unit="cell", leave=False, disable=None) as bar:
-            build(script, target, package, bar.update)
+            build(script, target, bar.update)
     except BuildError as error:
         return str(error), True
+    record.enter(script.stem, hashes | {"notebook": hash_of(target)})
     return f"{script.stem} ({cells} cells, {time.monotonic() - started:.0f} s)", False
 
 
@@ -120,12 +127,20 @@ def pairs_of(sources: Path, targets: Path, names: Iterable[str] = ()) -> list[tu
     Raises `BuildError` for a name that has no script.
     """
     scripts = {path.stem: path for path in sorted(sources.glob("*.py"))}
-    wanted = [Path(name).stem for name in names] or list(scripts)
-    if unknown := [name for name in wanted if name not in scripts]:
+    chosen = [Path(name).stem for name in names] or list(scripts)
+    if unknown := [name for name in chosen if name not in scripts]:
         raise BuildError(
             f"There is no script named {unknown[0]!r}; there are {', '.join(scripts) or 'none'}."
         )
-    return [(scripts[name], targets / f"{name}.ipynb") for name in wanted]
+    return [(scripts[name], targets / f"{name}.ipynb") for name in chosen]
+
+
+# --- What is current ---------------------------------------------------------------------------------------
+
+
+def record_in(notebooks: Path) -> Record:
+    """Where it is written down what the lessons of a folder were built from."""
+    return Record(notebooks, notebooks / "sources")
 
 
 def is_current(script: Path, target: Path, package: Path = PACKAGE) -> bool:
@@ -133,76 +148,65 @@ def is_current(script: Path, target: Path, package: Path = PACKAGE) -> bool:
 
     A notebook that something else has saved is not: JupyterLab, for one, adds to its metadata.
     """
-    try:
-        return json.loads(target.read_text(encoding="utf-8"))["metadata"] == _metadata(script, package)
-    except (OSError, ValueError, KeyError):
-        return False
+    now = origin(script, package) | {"notebook": hash_of(target)}
+    return not record_in(target.parent).differences(script.stem, now)
 
 
-def _metadata(script: Path, package: Path) -> dict:
-    return METADATA | {"gradients_in_depth": {"built_from": fingerprint(script, package)}}
+def origin(script: Path, package: Path = PACKAGE, settings: str = "") -> dict[str, str]:
+    """Hashes of what a notebook is made from: its script with the settings, and the code that it reaches."""
+    used = [KERNEL, METADATA, reached(code_of(script), package_in(package))]
+    return {"code": digest(json.dumps(used)), "source": digest(hash_of(script) + settings)}
 
 
-def fingerprint(script: Path, package: Path = PACKAGE) -> str:
-    """A hash of what a notebook is made from: its script, the modules it needs, the package's data files."""
-    files = [script, *sorted(_modules(script, package))]
-    if len(files) > 1:
-        files += sorted(path for path in package.iterdir() if path.is_file() and path.suffix != ".py")
-    hashed = hashlib.sha256()
-    for path in files:
-        hashed.update(path.name.encode() + b"\0" + path.read_bytes().replace(b"\r\n", b"\n") + b"\0")
-    return hashed.hexdigest()
+def why_stale(script: Path, now: dict[str, str], record: Record, package: Path = PACKAGE) -> str:
+    """Why the notebooks of a script have to be built, in a few words; empty when they are current."""
+    differences = record.differences(script.stem, now)
+    then = record.hashes().get(script.stem)
+    if not differences:
+        return ""
+    if then is None or "" in now.values():
+        return "it was never built"
+    if "source" in differences:
+        return "its source has changed"
+    if "code" not in differences:
+        return "something else has saved it"
+    before = package_when(then.get("code", "-"), record.path, package)
+    names = changes(code_of(script), before, package_in(package)) if before else []
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"changed: {', '.join(names[:3])}{more}" if names else "code that it reaches has changed"
 
 
-def _modules(script: Path, package: Path) -> set[Path]:
-    """The modules of `package` that `script` imports, and those that they import in turn."""
-    found, todo = set(), [script]
-    while todo:
-        names = _imported(todo.pop(), package.name)
-        files = {package / "__init__.py" for _ in names} | {package / f"{name}.py" for name in names}
-        files |= {path for name in names if name for path in (package / name).glob("*.py")}
-        new = {path for path in files if path.exists()} - found
-        found |= new
-        todo += new
-    return found
+def changes(code: str, before: Package, after: Package) -> list[str]:
+    """The names of what some code reaches in a package, and that is not as it was."""
+    return sorted({name for name, _ in {*reached(code, before)} ^ {*reached(code, after)}})
 
 
-def _imported(path: Path, package: str) -> set[str]:
-    """What `path` takes from `package`: "theory" in `from package.theory import chi`, "" for itself."""
-    try:
-        with PARSING:
-            nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
-    except SyntaxError:
-        return set()  # running it will name the line
-    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
-    for node in nodes:
-        if isinstance(node, ast.ImportFrom):
-            base = ".".join(filter(None, [package if node.level else "", node.module]))
-            names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
-    parts = (f"{name}.".split(".") for name in names)
-    return {second for first, second, *_ in parts if first == package}
+def code_of(script: Path) -> str:
+    """All code cells of a script."""
+    return "\n".join(cell.source for cell in code_cells(read(script)))
 
 
 def read(script: Path) -> NotebookNode:
     """The notebook of a percent script, not run yet. A cell's id is made from its own text alone."""
     notebook = jupytext.read(script, fmt="py:percent")
-    seen = Counter()
+    seen: Counter[str] = Counter()
     for cell in notebook.cells:
-        digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:12]
-        seen[digest] += 1
-        cell.id = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
+        name = digest(f"{cell.cell_type}\n{cell.source}")[:12]
+        seen[name] += 1
+        cell.id = name if seen[name] == 1 else f"{name}-{seen[name]}"
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     return notebook
 
 
-def _code_cells(notebook: NotebookNode) -> list[NotebookNode]:
+def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
+    """The cells that run."""
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
 def _places(notebook: NotebookNode, script: Path) -> dict[str, Place]:
     """Where each code cell begins, by its id."""
     text, end, places = script.read_text(encoding="utf-8"), 0, {}
-    for number, cell in enumerate(_code_cells(notebook), start=1):
+    for number, cell in enumerate(code_cells(notebook), start=1):
         start = max(text.find(cell.source, end), end)
         if not cell.source.strip():
             raise BuildError(f"{script.stem}, cell {number}: the cell is empty")
@@ -230,10 +234,8 @@ def _execute(
         try:
             client.execute(cwd=str(folder), env=environment, stderr=subprocess.DEVNULL)
         except CellExecutionError as error:
-            place, lines = (
-                places[started[-1]],
-                re.findall(r"Cell In\[\d+\], line (\d+)", _plain(error.traceback)),
-            )
+            place = places[started[-1]]
+            lines = re.findall(r"Cell In\[\d+\], line (\d+)", _plain(error.traceback))
             place = place._replace(line=place.line + int(lines[0]) - 1) if lines else place
             raise BuildError(f"{place}: {error.ename}: {_plain(error.evalue)}") from error
         except Exception as error:  # the kernel died, took too long, or never began
@@ -267,8 +269,8 @@ def _storable(output: NotebookNode, place: Place) -> NotebookNode:
         raise BuildError(f"{place}: the widget has no text/plain, and shows nothing without its kernel")
     texts = [DATA_URI.sub("", str(value)) for kind, value in data.items() if not kind.startswith("image/")]
     for trace, pattern in TRACES.items():
-        if found := pattern.search("\n".join(texts)):
-            raise BuildError(f"{place}: the output shows {trace}: {found.group()}")
+        if match := pattern.search("\n".join(texts)):
+            raise BuildError(f"{place}: the output shows {trace}: {match.group()}")
     return output
 
 
@@ -285,12 +287,15 @@ def main(arguments: Sequence[str] | None = None, notebooks: Path = NOTEBOOKS, pa
     except BuildError as error:
         parser.error(str(error))
     stale = [pair for pair in chosen if options.force or not is_current(*pair, package)]
+    record = record_in(notebooks)
     if not stale:
         print(f"All {len(chosen)} notebooks are current.")
     elif options.check:
-        print(*(f"not current: {script.stem}" for script, _ in stale), sep="\n")
+        for script, target in stale:
+            now = origin(script, package) | {"notebook": hash_of(target)}
+            print(f"not current: {script.stem} ({why_stale(script, now, record, package)})")
     else:
-        return 1 if build_all(stale, package, options.jobs) else 0
+        return 1 if build_all(stale, record, package, options.jobs) else 0
     return 1 if stale else 0
 
 

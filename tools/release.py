@@ -14,19 +14,17 @@ import io
 import json
 import os
 import re
-import shutil
-import subprocess
 import sys
 import tarfile
-import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import nbformat
 
-from tools.exercises import CONFIG, generate, leaks, mark, sets, taken_out, targets
-from tools.lessons import BuildError, read
+from tools.exercises import CONFIG, leaks, origin_of, record_in, sets, taken_out, targets
+from tools.history import NoHistoryError, git
+from tools.modules import digest
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = "gradients-in-depth"
@@ -45,8 +43,10 @@ RELEASED = (
     "utils",
 )
 FOR_STAFF = re.compile(rb"^[^\n]*BEGIN STAFF[^\n]*\n.*?^[^\n]*END STAFF[^\n]*\n", re.DOTALL | re.MULTILINE)
-MARKS = ("BEGIN SOLUTION", "END SOLUTION", "BEGIN HIDDEN TESTS", "END HIDDEN TESTS", "**Rubric")
-MARKS += ("BEGIN STAFF", "END STAFF")
+MARKS = (
+    *("BEGIN SOLUTION", "END SOLUTION", "BEGIN HIDDEN TESTS", "END HIDDEN TESTS", "**Rubric"),
+    *("BEGIN STAFF", "END STAFF"),
+)
 SHORTEST = 25  # characters of an answer that cannot stand in a lesson by chance
 
 
@@ -77,15 +77,9 @@ def release(out: Path, root: Path = ROOT) -> str:
 
 def _git(root: Path, *arguments: str) -> bytes:
     try:
-        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True)
-    except OSError:
-        raise ReleaseError(
-            "The archive is made of what git has committed, and there is no git here."
-        ) from None
-    if done.returncode:
-        said = (done.stderr.decode(errors="replace").strip().splitlines() or ["nothing"])[0]
-        raise ReleaseError(f"The archive is made of what git has committed here, and git says: {said}")
-    return done.stdout
+        return git(root, *arguments)
+    except NoHistoryError as error:
+        raise ReleaseError(f"The archive is made of what git has committed here, and {error}") from None
 
 
 def committed(root: Path) -> tuple[str, int, dict[str, bytes]]:
@@ -101,8 +95,8 @@ def committed(root: Path) -> tuple[str, int, dict[str, bytes]]:
         for member in archive:
             if not member.isfile() and not member.isdir():
                 raise ReleaseError(f"{member.name} would be released, and is a link.")
-            if member.isfile():
-                files[member.name] = archive.extractfile(member).read()
+            if file := archive.extractfile(member):
+                files[member.name] = file.read()
     return commit, int(seconds), files
 
 
@@ -110,51 +104,23 @@ def committed(root: Path) -> tuple[str, int, dict[str, bytes]]:
 
 
 def check_exercises(files: dict[str, bytes], root: Path) -> None:
-    """Raise `ReleaseError` unless the exercises are what nbgrader makes of the scripts as they are now."""
-    found = {name for name in files if name.startswith("exercises/")} - {"exercises/README.md"}
+    """Raise `ReleaseError` unless the exercises are what was built from the scripts as they are now."""
+    left = {name for name in files if name.startswith("exercises/")} - {"exercises/README.md"}
     for name in sets(root):
-        inside = f"exercises/{name}/"
-        stored = {path: files[path] for path in found if path.startswith(inside)}
-        if f"{inside}{name}.ipynb" not in stored:
+        folder, stored = f"exercises/{name}/", f"exercises/{name}/{name}.ipynb"
+        if stored not in files:
             raise ReleaseError(f"The exercise of {name} is missing: make exercises, then commit it.")
-        made = {inside + path: data for path, data in generated(name, root).items()}
-        if different := [
-            path for path in sorted(made | stored) if not _same(made.get(path), stored.get(path))
-        ]:
+        now = {"source": origin_of(name, root)["source"], "exercise": digest(files[stored])}
+        wrong = [path for path in sorted(left) if path.startswith(folder) and path != stored]
+        wrong += [stored] if record_in(root).differences(name, now) else []
+        if wrong:
             raise ReleaseError(
-                f"{different[0]} is not what its source gives: make exercises NAMES='{name} --force', "
+                f"{wrong[0]} is not what its source gives: make exercises NAMES='{name} --force', "
                 "then commit it."
             )
-        found -= stored.keys()
-    if found:
-        raise ReleaseError(f"{min(found)} belongs to no set of exercises: which script is it made from?")
-
-
-def generated(name: str, root: Path) -> dict[str, bytes]:
-    """The files that nbgrader makes of a set's script, which is not run: outputs are taken out anyway."""
-    with tempfile.TemporaryDirectory() as folder:
-        scratch = Path(folder)
-        solution, exercise = targets(name, scratch)
-        shutil.copytree(targets(name, root)[0].parent, solution.parent)
-        try:
-            notebook = read(root / "solutions" / f"{name}.py")
-            mark(notebook, name)
-            nbformat.write(notebook, solution)
-            generate(name, scratch, root / CONFIG)
-        except BuildError as error:
-            raise ReleaseError(f"{error}.") from None
-        paths = [path for path in exercise.parent.rglob("*") if path.is_file()]
-        return {path.relative_to(exercise.parent).as_posix(): path.read_bytes() for path in paths}
-
-
-def _same(made: bytes | None, stored: bytes | None) -> bool:
-    """Whether two files are equal; of notebooks the cells: the head says with which code it was run."""
-    if made == stored or None in (made, stored):
-        return made == stored
-    try:
-        return json.loads(made)["cells"] == json.loads(stored)["cells"]
-    except (ValueError, KeyError, TypeError):
-        return False
+        left.remove(stored)
+    if left:
+        raise ReleaseError(f"{min(left)} belongs to no set of exercises: which script is it made from?")
 
 
 def for_students(data: bytes) -> bytes:

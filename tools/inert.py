@@ -1,0 +1,252 @@
+"""Whether a statement at the top of a module does nothing but bind its names while the module is imported.
+
+A decorator may enter its function in a table, a class may keep a list of its subclasses, a call may change
+a setting. A statement that calls something is inert only where the text proves it: each function is in a list
+below, or belongs to the package, assigns to its own local names alone, and calls nothing that is not inert.
+Where the proof fails although the statement is inert, notebooks are built too often, and that is all.
+"""
+
+import ast
+import builtins
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from tools.modules import DEFINITIONS, Chain, Module, Package, Statement, chain_of
+
+# What changes nothing, draws no random numbers, and calls nothing at once: of libraries, as patterns, ...
+LIBRARY = re.compile(
+    r"(abc\.abstract\w+|enum\.(auto|unique)|fractions\.Fraction|math\.\w+|matplotlib\.cycler|pathlib\.\w*Path"
+    r"|re\.compile|statistics\.NormalDist|string\.Template|traitlets\.\w+|weakref\.(ref|Weak\w+)"
+    r"|collections\.(ChainMap|Counter|OrderedDict|defaultdict|deque|namedtuple)"
+    r"|contextlib\.(asynccontextmanager|contextmanager)|dataclasses\.(dataclass|field)"
+    r"|functools\.(cache|cached_property|lru_cache|partial|singledispatch|total_ordering|wraps)"
+    r"|numpy\.(abs|arange|array|asarray|cos|cosh|diag|exp|eye|full|geomspace|linspace|log|log10|logspace|ones"
+    r"|random\.default_rng|sin|sinh|sqrt|stack|tan|tanh|zeros)"
+    r"|torch\.(arange|device|eye|finfo|full|iinfo|inference_mode|linspace|no_grad|ones|tensor|zeros)"
+    r"|types\.(MappingProxyType|SimpleNamespace)"
+    r"|typing\.(NamedTuple|NewType|ParamSpec|TypeVar|final|overload|runtime_checkable))$"
+)
+# (these give a decorator)
+FACTORIES = re.compile(
+    r"(dataclasses\.dataclass|functools\.(lru_cache|wraps)|torch\.(inference_mode|no_grad))$"
+)
+# ... of Python itself, ...
+BUILTINS = {"abs", "all", "any", "bool", "bytes", "classmethod", "complex", "dict", "enumerate", "float"}
+BUILTINS |= {"frozenset", "int", "isinstance", "issubclass", "len", "list", "max", "min", "object", "range"}
+BUILTINS |= {"property", "repr", "reversed", "round", "set", "slice", "sorted", "staticmethod", "str", "sum"}
+BUILTINS |= {"super", "tuple", "zip"}
+# ... and methods, unless a class of the package has one of the same name.
+METHODS = {"copy", "count", "endswith", "format", "get", "index", "items", "join", "keys", "lower", "replace"}
+METHODS |= {"setter", "split", "startswith", "strip", "tag", "title", "upper", "values", "with_name"}
+# Libraries whose classes keep no list, of those that inherit from them, which the course would read.
+BASES = re.compile(
+    r"(abc|anywidget|collections|enum|ipywidgets|matplotlib|numbers|string|torch|traitlets|types|typing)\."
+)
+CONSTRUCTORS = {"__init__", "__new__", "__post_init__"}
+HOOKS = {"__init_subclass__", "__set_name__"}  # they run when another class is made
+# `+=` may change a list that has another name elsewhere.
+NEVER_INERT = (
+    *(ast.AugAssign, ast.Global, ast.Import, ast.ImportFrom, ast.AsyncFunctionDef, ast.ClassDef),
+    *(ast.With, ast.AsyncWith, ast.Await, ast.Yield, ast.YieldFrom),
+)
+
+
+@lru_cache(maxsize=20_000)
+def is_inert(statement: Statement, package: Package) -> bool:
+    """Whether nothing but the names of the statement differs once it has run."""
+    if statement.alias:
+        return statement.alias.name != "*" and not statement.alias.target.startswith("__future__")
+    return _Proof(package, statement.module).binds_only(statement.node)
+
+
+@dataclass(frozen=True)
+class _Proof:
+    """What runs in one scope of a module; each method says whether something is inert there."""
+
+    package: Package
+    module: Module
+    local: frozenset[str] = frozenset()  # names of the scope, which may be anything
+    functions: tuple[ast.FunctionDef, ...] = ()  # those of them that are known
+    own: str = ""  # in a constructor, the name of the object that is being made
+    trail: frozenset[tuple[ast.FunctionDef, int]] = frozenset()  # what is being looked through
+
+    def binds_only(self, node: ast.stmt) -> bool:
+        """A definition, with its decorators, defaults, base classes and values."""
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            around = [node.args, *([node.returns] if node.returns else [])]
+            return all(map(self.decorates, node.decorator_list)) and all(map(self.computes, around))
+        if isinstance(node, ast.ClassDef):
+            inside = replace(self, local=self.local | stored_names(node))
+            return self.is_plain(node) and all(map(inside.binds_only, node.body))
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            places = (inner for target in targets for inner in ast.walk(target))
+            return not any(map(is_place, places)) and self.computes(node)
+        return isinstance(node, ast.Pass) or (
+            isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        )
+
+    def decorates(self, decorator: ast.expr) -> bool:
+        """A decorator, which is called with what it decorates."""
+        return self.computes(decorator) and self.calls(decorator)
+
+    def is_plain(self, node: ast.ClassDef) -> bool:
+        """A class that no decorator or base class notes anywhere, and that does not note other classes."""
+        hooks = {part.name for part in node.body if isinstance(part, ast.FunctionDef)} & HOOKS
+        inherits = not node.keywords and all(map(self._inherits, node.bases))
+        return not hooks and inherits and all(map(self.decorates, node.decorator_list))
+
+    def _inherits(self, base: ast.expr) -> bool:
+        chain = chain_of(base.value if isinstance(base, ast.Subscript) else base)  # Generic[T]
+        meanings = list(self.package.meanings(self.module, chain)) if chain else []
+        if not meanings:
+            return len(chain) == 1 and isinstance(getattr(builtins, chain[0], None), type)
+        return all(self._is_base(what) for what, _ in meanings)
+
+    def _is_base(self, what: Statement | Module | str) -> bool:
+        if isinstance(what, str):
+            return BASES.match(what) is not None
+        if isinstance(what, Module):
+            return False
+        there = _Proof(self.package, what.module)
+        return what.alias is not None or (isinstance(what.node, ast.ClassDef) and there.is_plain(what.node))
+
+    def computes(self, node: ast.AST) -> bool:
+        """An expression, or a statement without others inside of it."""
+        inside = replace(self, local=self.local | stored_names(node))
+        return all(map(inside.leaves_alone, running(node)))
+
+    def leaves_alone(self, node: ast.AST) -> bool:
+        """One node by itself: it assigns to nothing but local names, and calls nothing that is not inert."""
+        if isinstance(node, ast.Call):
+            if self.own and self._makes_itself(node):
+                return True
+            words = {word.arg for word in node.keywords if not isinstance(word.value, ast.Lambda)}
+            return words.isdisjoint({"key", "out"}) and self.calls(node.func)
+        if isinstance(node, ast.FunctionDef):
+            return all(map(self.decorates, node.decorator_list))
+        if is_place(node):
+            return bool(self.own) and isinstance(node, ast.Attribute) and chain_of(node)[:-1] == (self.own,)
+        return not isinstance(node, NEVER_INERT)
+
+    def _makes_itself(self, node: ast.Call) -> bool:
+        if chain_of(node.func) == ("object", "__setattr__"):  # as a frozen dataclass does
+            return bool(node.args) and chain_of(node.args[0]) == (self.own,)
+        return ast.unparse(node.func) == "super().__init__"
+
+    def calls(self, function: ast.expr, times: int = 1) -> bool:
+        """To call `function`, then what that returns, and so on, `times` times in all."""
+        if isinstance(function, ast.Call):
+            return self.calls(function.func, times + 1)
+        if isinstance(function, ast.Lambda):
+            return times == 1 and self.computes(function.body)
+        chain = chain_of(function)
+        if known := [node for node in self.functions if chain == (node.name,)]:
+            return all(self.runs(node, times) for node in known)
+        is_own = bool(chain) and chain[0] not in self.local  # otherwise it may be anything
+        if meanings := list(self.package.meanings(self.module, chain)) if is_own else []:
+            return all(self._calls(what, attributes, times) for what, attributes in meanings)
+        if isinstance(function, ast.Attribute):
+            return times == 1 and self._is_method(function.attr)
+        return times == 1 and is_own and is_inert_builtin(chain[0])
+
+    def _is_method(self, name: str) -> bool:
+        return name in METHODS and name not in self.package.methods
+
+    def _calls(self, what: Statement | Module | str, attributes: Chain, times: int) -> bool:
+        if isinstance(what, str):
+            return bool((LIBRARY if times == 1 else FACTORIES).match(what)) and times <= 2
+        if isinstance(what, Module):
+            return False
+        if what.alias or attributes:
+            return what.alias is not None or (times == 1 and self._is_method(attributes[-1]))
+        node, there = what.node, _Proof(self.package, what.module, trail=self.trail)
+        if not isinstance(node, ast.FunctionDef | ast.ClassDef):
+            return False
+        if not all(there._passes_on(decorator, times) for decorator in node.decorator_list):
+            return False
+        return there.runs(node, times) if isinstance(node, ast.FunctionDef) else there._makes(node, times)
+
+    def _passes_on(self, decorator: ast.expr, times: int) -> bool:
+        """What a decorator has made of a function is called: that of a library only calls the function."""
+        chain = chain_of(decorator.func if isinstance(decorator, ast.Call) else decorator)
+        meanings = self.package.meanings(self.module, chain) if chain else ()
+        own = [
+            what for what, _ in meanings if not isinstance(what, str) and getattr(what, "alias", None) is None
+        ]
+        return self.calls(decorator, times + 1 if own else 1)
+
+    def runs(self, function: ast.FunctionDef, times: int = 1, own: str = "") -> bool:
+        """The body of a function; where it is called more than once in a row, also what it returns."""
+        if (function, times) in self.trail:
+            return True
+        body = [node for part in function.body for node in running(part)]
+        assigned = {
+            node.id for node in body if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+        }
+        inner = [n for n in body if isinstance(n, ast.FunctionDef) and n.name not in assigned]
+        inside = replace(
+            self,
+            local=self.local | stored_names(function),
+            functions=(*self.functions, *inner),
+            own=own,
+            trail=self.trail | {(function, times)},
+        )
+        returned = [node.value for node in body if isinstance(node, ast.Return) and times > 1]
+        next_is_inert = all(value is not None and inside.calls(value, times - 1) for value in returned)
+        return next_is_inert and all(map(inside.leaves_alone, body))
+
+    def _makes(self, node: ast.ClassDef, times: int) -> bool:
+        """An object of a class of the package; called as well, where `times` is more than 1."""
+        if not self.is_plain(node):
+            return False
+        for base in node.bases:
+            for what, attributes in self.package.meanings(self.module, chain_of(base)):
+                if isinstance(what, Statement) and not self._calls(what, attributes, times):
+                    return False
+        names = CONSTRUCTORS | ({"__call__"} if times > 1 else set())
+        methods = [part for part in node.body if isinstance(part, ast.FunctionDef) and part.name in names]
+        return all(self.runs(method, 1, own_name(method)) for method in methods)
+
+
+def own_name(method: ast.FunctionDef) -> str:
+    """The name of the object in a method; empty where that is a class, which others see."""
+    return method.args.args[0].arg if method.args.args and method.name != "__new__" else ""
+
+
+def is_inert_builtin(name: str) -> bool:
+    """Whether to call a name of Python itself changes nothing: some functions, and all exceptions."""
+    what = getattr(builtins, name, None)
+    return name in BUILTINS or (isinstance(what, type) and issubclass(what, BaseException))
+
+
+def is_place(node: ast.AST) -> bool:
+    """Whether something is stored in, or deleted from, an object: `thing.name = ...`, `del thing[0]`."""
+    return isinstance(node, ast.Attribute | ast.Subscript) and not isinstance(node.ctx, ast.Load)
+
+
+def stored_names(node: ast.AST) -> frozenset[str]:
+    """All names that are bound anywhere inside of a node."""
+    names = {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load)}
+    names |= {n.arg for n in ast.walk(node) if isinstance(n, ast.arg)}
+    names |= {n.name for n in ast.walk(node) if isinstance(n, (*DEFINITIONS, ast.ExceptHandler)) and n.name}
+    return frozenset(names)
+
+
+def running(node: ast.AST) -> Iterator[ast.AST]:
+    """The node and what runs with it: not the body of a function, unless it is a lambda that a call gets."""
+    yield node
+    inside: list[ast.AST] = [*ast.iter_child_nodes(node)]
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        inside = [*node.decorator_list, node.args]
+    elif isinstance(node, ast.ClassDef):
+        inside = [*node.decorator_list]
+    elif isinstance(node, ast.Lambda):
+        inside = [node.args]
+    elif isinstance(node, ast.Call):
+        given = [*node.args, *(word.value for word in node.keywords)]
+        inside += [argument.body for argument in given if isinstance(argument, ast.Lambda)]
+    for child in inside:
+        yield from running(child)
