@@ -4,7 +4,6 @@ import functools
 import os
 import subprocess
 import tempfile
-from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -17,14 +16,6 @@ os.environ.update(TQDM_DISABLE="1", OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OP
 os.environ.pop("MPLBACKEND", None)
 _ipython = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
 os.environ["IPYTHONDIR"] = _ipython.name
-# Run in a namespace of its own: a name that a lesson forgot to import must stay missing.
-_startup = Path(_ipython.name, "profile_default", "startup", "course.py")
-_startup.parent.mkdir(parents=True)
-_code = Path(__file__).parent / "tests" / "kernel_startup.py"
-_startup.write_text(f"exec(open({str(_code)!r}, encoding='utf-8').read(), {{}})")
-if "COURSE_RESULTS" not in os.environ:  # the workers have that of the process that started them
-    _results = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-    os.environ["COURSE_RESULTS"] = _results.name
 
 # Property tests try the same examples everywhere, and a slow machine is not a failure.
 settings.register_profile("course", deadline=None, derandomize=True)
@@ -97,7 +88,7 @@ def pytest_runtest_setup(item):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
-    """Where CI is set, a browser or sandbox test that is skipped has failed: nobody would read the skip."""
+    """With CI set, a skipped browser or sandbox test is a failure, because nobody would read the skip."""
     report = yield
     marked = item.get_closest_marker("browser") or item.get_closest_marker("sandbox")
     if report.skipped and marked and os.environ.get("CI"):

@@ -9,8 +9,6 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from nbclient import NotebookClient
-from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 
 from tools.lessons import build
@@ -135,8 +133,7 @@ def test_strict_nbval_compares_words_numbers_and_pictures_and_no_paths(tmp_path)
         (tmp_path / f"{name}.ipynb").write_text(text)
     shutil.copy(ROOT / "conftest.py", tmp_path)
     (tmp_path / "tests").mkdir()
-    for name in ("same_pictures.py", "kernel_startup.py"):
-        shutil.copy(ROOT / "tests" / name, tmp_path / "tests")
+    shutil.copy(ROOT / "tests" / "same_pictures.py", tmp_path / "tests")
     options = [
         "--nbval",
         "--nbval-current-env",
@@ -149,28 +146,3 @@ def test_strict_nbval_compares_words_numbers_and_pictures_and_no_paths(tmp_path)
     assert failed == {"other_picture", "other_number", "other_sentence", "forgotten_semicolon"}
     assert "10 passed" in said
     assert "Picture 1 differs from the one that is stored" in said
-
-
-def test_a_browsers_kernel_takes_over_what_one_of_nbval_computed_after_the_same_cells(tmp_path):
-    log = tmp_path / "log"
-    cells = [
-        "factor = 3",
-        f"log = {str(log)!r}",
-        "from gradients_in_depth.session import parallel_map\n\n\ndef times(case):\n"
-        "    with open(log, 'a') as file:\n"
-        "        file.write('.')\n    return factor * case\n",
-        "assert not {'hashlib', 'os', 'pickle', 'Path', 'session', 'compute'} & set(dir())\n"
-        "[parallel_map(times, [2]), parallel_map(times, [5])]",
-    ]
-
-    def run(*cells: str, **environment: str) -> tuple[str, int]:
-        """What the last cell shows, and how many times something was computed."""
-        log.write_text("")
-        client = NotebookClient(new_notebook(cells=[new_code_cell(cell) for cell in cells]))
-        done = client.execute(env=os.environ | {"COURSE_RESULTS": str(tmp_path)} | environment)
-        return done.cells[-1].outputs[0]["data"]["text/plain"], len(log.read_text())
-
-    browser = {"COURSE_RESULTS_READ": "1"}
-    assert run(*cells) == run(*cells) == ("[{2: 6}, {5: 15}]", 2)  # nbval computes
-    assert run(*cells, **browser) == ("[{2: 6}, {5: 15}]", 0)
-    assert run("factor = 4", *cells[1:], **browser) == ("[{2: 8}, {5: 20}]", 2)

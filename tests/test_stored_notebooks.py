@@ -257,6 +257,19 @@ def no_exception_without_a_reason(notebook):
     return faults
 
 
+def explorers_are_tagged(notebook):
+    """The browser's tests find explorers by their tag."""
+    faults = []
+    for number, cell in enumerate(code_cells(notebook), 1):
+        shows = any("Run this cell to move" in words(output) for output in cell.outputs)
+        tagged = "explorer" in cell.metadata.get("tags", [])
+        if shows and not tagged:
+            faults.append(f"code cell {number} shows an explorer, and has no tag explorer")
+        if tagged and not shows:
+            faults.append(f"code cell {number} has the tag explorer, and shows none")
+    return faults
+
+
 def ids_are_unique(notebook):
     ids = [cell.get("id") for cell in notebook.cells]
     return [] if None not in ids and len(set(ids)) == len(ids) else ["cells without an id of their own"]
@@ -283,6 +296,7 @@ RULES = [
     self_contained_code,
     nothing_hidden,
     no_exception_without_a_reason,
+    explorers_are_tagged,
     ids_are_unique,
 ]
 
@@ -435,6 +449,12 @@ BREAKS = [
         "NBVAL_IGNORE_OUTPUT",
     ),
     (no_exception_without_a_reason, cell_metadata_(tags=["nbval-skip"]), "nbval-skip"),
+    (explorers_are_tagged, cell_metadata_(tags=["explorer"]), "shows none"),
+    (
+        explorers_are_tagged,
+        output_(new_output("display_data", {"text/plain": "Run this cell to move depth (1 to 9)."})),
+        "no tag explorer",
+    ),
     (ids_are_unique, lambda n: n.cells[3].update(id="a"), "id"),
 ]
 

@@ -43,7 +43,7 @@ print(session.check_environment())
 # **Look for** the dotted line. A network that has learned nothing sits on it, and so will most of the networks in this
 # lesson.
 
-# %%
+# %% tags=["explorer"]
 explorers.guessing()
 
 # %% [markdown]
@@ -503,7 +503,7 @@ def cut(trunk):
 # %% [markdown]
 # The explorer takes one function for each name, from a depth to a model. It would take yours as well.
 
-# %%
+# %% tags=["explorer"]
 models = {name: cut(trunk) for name, trunk in trunks.items()}
 explorers.dashboard(models, images, labels, F.cross_entropy, networks.Block, range(2, 101, 2))
 

@@ -440,7 +440,7 @@ assert condition_number(orthogonal).max() < 1 + 1e-9 and abs(decades[-1] - 52.3)
 # **Explore.** Both ends of the spectrum, for the width and the gain $s\sqrt n$ of your choice. Look for a gain at which
 # *both* lines are level.
 
-# %%
+# %% tags=["explorer"]
 explorers.matrix_chain()
 
 # %% [markdown]
@@ -525,7 +525,7 @@ assert all(signals.running_product(c, 400, "float16")[-1] > 0 for c in (0.55, 0.
 # **Explore.** Depth × local derivative × number format. The line is the exact product, the marks are what a network
 # that computes in this format would hold. Look for the place where the marks leave the line.
 
-# %%
+# %% tags=["explorer"]
 explorers.chain()
 
 # %% [markdown]

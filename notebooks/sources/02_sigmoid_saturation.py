@@ -283,7 +283,7 @@ ax.get_legend().set_loc("lower center");
 # Move the weight gain below. A gain of 1 is Xavier, and the black line is the theory you just met. Look for the gain at
 # which a sigmoid network finally keeps its gradient over 50 layers, and read in the sentence what its units are like there.
 
-# %%
+# %% tags=["explorer"]
 explorers.deep_network()
 
 # %% [markdown]

@@ -162,7 +162,7 @@ print(f"ReLU with PyTorch's default weights: {factor:.3g} per layer, {factor**10
 # Look for the gain at which the line is flat over 50 layers, for ReLU first, then for its relatives. For which of them does
 # a flat line stay flat when you double the depth?
 
-# %%
+# %% tags=["explorer"]
 explorers.deep_network(("relu", "leaky_relu", "elu", "selu", "gelu", "silu"))
 
 # %% [markdown]
@@ -536,7 +536,7 @@ assert killing.min() > 0.9 and reading.max() < 0.8
 # layer 2 on which share of the images it is on; a unit at 0 is off on all of them. Look for the size at which the first
 # unit dies, and for the leak that saves it.
 
-# %%
+# %% tags=["explorer"]
 explorers.dying_units()
 
 # %% [markdown]

@@ -645,7 +645,7 @@ assert abs(20 / math.log(rate) - 3.63) < 0.6
 # The point is your network; the black line is $\chi = 1$. Look for the place from which both starts of the lower right picture
 # take longest to meet, and read the trainable depth in the sentence.
 
-# %%
+# %% tags=["explorer"]
 explorers.phase_diagram()
 
 # %% [markdown]

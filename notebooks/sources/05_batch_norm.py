@@ -571,7 +571,7 @@ assert abs(np.median(cosines["BatchNorm"]) - 1 / math.pi) < 0.05 < 0.9 < np.medi
 #
 # Left the gradient, right the cosine between inputs. Is there a choice at depth 50 in which both pictures are healthy?
 
-# %%
+# %% tags=["explorer"]
 explorers.normalized_network()
 
 # %% [markdown]

@@ -429,7 +429,7 @@ for depth in (10, 100, 1000):
 #
 # Left, measurement and theory of this lesson; right, the paths.
 
-# %%
+# %% tags=["explorer"]
 explorers.residual_stream()
 
 # %% [markdown]

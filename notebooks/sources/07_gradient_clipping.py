@@ -545,7 +545,7 @@ assert np.allclose(np.diff(np.log(norms)), math.log(1.5))
 # network's gradient vanishes; $\sigma_{\max} > 1$, as here 4, is necessary for an explosion; and $\rho$ tells what is
 # likely and proves neither. Now see for yourself:
 
-# %%
+# %% tags=["explorer"]
 explorers.recurrence()
 
 # %% [markdown]

@@ -654,7 +654,7 @@ assert found[:, 3].max() > 1 and found[:, 3].min() < 1e-6  # the sharp network
 #
 # Both gradients on the left, the tokens on the right.
 
-# %%
+# %% tags=["explorer"]
 explorers.transformer_depth()
 
 # %% [markdown]

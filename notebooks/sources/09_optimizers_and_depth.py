@@ -521,7 +521,7 @@ assert (signals_by_layer[1] > 4 * signals_by_layer[0]).all()
 #
 # The smallest deep network there is: a product of weights that starts at $0.5^L$ and should become 1. Find both floors.
 
-# %%
+# %% tags=["explorer"]
 explorers.optimizer_chain()
 
 # %% [markdown]

@@ -212,7 +212,7 @@ images, classes = digits.train_inputs[:64], digits.train_targets[:64]
 # Two things to try: at 40 layers, which cures hold both lines of SCALE within three decades? Which one keeps CORRELATION lowest, and what does
 # it pay for that in SCALE?
 
-# %%
+# %% tags=["explorer"]
 explorers.dashboard(wards, images, classes, F.cross_entropy, networks.Block, range(4, 41, 4))
 
 # %% [markdown]

@@ -1,4 +1,4 @@
-"""One JupyterLab with copies of all lessons and one Chromium for each module of tests."""
+"""One JupyterLab, with copies of all notebooks, and one Chromium for each process of the tests."""
 
 import shutil
 
@@ -7,29 +7,33 @@ import pytest
 from tests.browser.lab import NOTEBOOKS, chromium, find_chromium, jupyterlab
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def address(tmp_path_factory):
+    """A JupyterLab with copies of the notebooks, and nothing else of the course's folder."""
     folder = tmp_path_factory.mktemp("lab")
-    shutil.copytree(NOTEBOOKS, folder / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
-    with jupyterlab(folder / "notebooks", folder) as address:
+    for name in ("notebooks", "exercises"):
+        ignored = shutil.ignore_patterns(".ipynb_checkpoints", "sources")
+        shutil.copytree(NOTEBOOKS.parent / name, folder / "course" / name, ignore=ignored)
+    with jupyterlab(folder / "course", folder) as address:
         yield address
 
 
-@pytest.fixture(scope="module")
-def browser():
+@pytest.fixture(scope="session")
+def pages():
+    """Where pages come from; they share what JupyterLab's own page has loaded."""
     with chromium(find_chromium()) as browser:
-        yield browser
+        # Tall, so that JupyterLab, which draws only the cells in sight, draws many of them.
+        yield browser.new_context(viewport={"width": 1280, "height": 1600})
 
 
 @pytest.fixture
-def page(browser):
+def page(pages):
     """A page whose kernel ends with it: the next one opens a notebook as a learner does, with a new kernel.
 
-    In one that is warm an exercise's first error comes before JupyterLab has sent the last cell, and that
-    still runs; and a lesson's kernel keeps its memory, and processes.
+    In a warm kernel, an error comes before JupyterLab has sent the last cell, which then still runs.
+    And the kernel of a lesson holds memory and processes.
     """
-    # Tall, so that JupyterLab, which draws only the cells in sight, draws many of them.
-    page = browser.new_page(viewport={"width": 1280, "height": 1600})
+    page = pages.new_page()
     yield page
     page.evaluate("() => window.jupyterapp?.shell.currentWidget?.sessionContext.shutdown()")
     page.close()

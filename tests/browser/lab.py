@@ -5,14 +5,16 @@ import os
 import shutil
 import socket
 import subprocess
+import symtable
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import nbformat
 from playwright.sync_api import Locator, Page, sync_playwright
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
@@ -29,14 +31,22 @@ CHROMIUM_FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-# Seen once in hundreds of notebooks: in an exercise, where nothing on the page runs code of ours, and which
-# was whole nonetheless.
+# JupyterLab's own error. It was seen once in hundreds of notebooks, in an exercise: nothing on that page runs
+# code of ours, and the page was whole all the same.
 OF_JUPYTERLAB = "Failed to execute 'removeChild' on 'Node'"
 # A kernel that is not connected yet takes an execution request and loses it in silence.
 READY = """() => {
   const context = window.jupyterapp?.shell.currentWidget?.sessionContext;
   const kernel = context?.isReady ? context.session?.kernel : null;
   return kernel?.connectionStatus === 'connected' && kernel?.status === 'idle';
+}"""
+RUN = """async cells => {
+  const {commands, shell} = window.jupyterapp;
+  for (const cell of cells) {
+    shell.currentWidget.content.deselectAll();
+    shell.currentWidget.content.activeCellIndex = cell;
+    await commands.execute('notebook:run-cell');
+  }
 }"""
 ERRORS = """() => window.jupyterapp.shell.currentWidget.content.widgets
   .filter(cell => cell.model.type === 'code')
@@ -80,7 +90,6 @@ def jupyterlab(root: Path, scratch: Path):
         "JUPYTER_DATA_DIR": str(folders["data"]),
         "JUPYTER_RUNTIME_DIR": str(folders["runtime"]),
         "IPYTHONDIR": os.environ.get("IPYTHONDIR", str(folders["ipython"])),
-        "COURSE_RESULTS_READ": "1",  # see tests/kernel_startup.py
     }
     command = [
         sys.executable,
@@ -91,6 +100,7 @@ def jupyterlab(root: Path, scratch: Path):
         "--IdentityProvider.token=",
     ]
     command += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--ServerApp.root_dir={root}"]
+    command += ["--KernelManager.shutdown_wait_time=1"]  # else 2.5 s pass at the end of each page
     command += ["--LabApp.expose_app_in_browser=True", f"--LabApp.user_settings_dir={folders['settings']}"]
     command += [f"--LabApp.workspaces_dir={folders['workspaces']}"]
     address = f"http://127.0.0.1:{port}"
@@ -153,6 +163,12 @@ class Notebook:
         )
         self.page.wait_for_selector(f'body[data-jp-theme-name="{theme}"]', state="attached")
 
+    def run(self, cells: Iterable[int], timeout: float = 120.0) -> list[str]:
+        """Run the cells with these numbers, one after the other; returns what went to error or stderr."""
+        self.page.evaluate(RUN, list(cells))
+        self.page.wait_for_function(READY, timeout=timeout * 1000)
+        return self.page.evaluate(ERRORS)
+
     def run_all(self, timeout: float = 500.0) -> list[str]:
         """Run every cell and wait for the kernel; returns what went to error or stderr."""
         self.page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
@@ -164,6 +180,36 @@ class Notebook:
         self.page.wait_for_function(done, timeout=timeout * 1000)
         self.page.wait_for_function(READY, timeout=timeout * 1000)
         return self.page.evaluate(ERRORS)
+
+
+def explorer_cells(notebook: Path) -> list[int]:
+    """The numbers of the cells tagged `explorer`, and of those that define what they use, directly or not.
+
+    A name is traced to the last cell above that assigns it or imports it. A cell that only changes a value in
+    place is not found.
+    """
+    chosen, missing = [], set()
+    for number, cell in reversed(list(enumerate(nbformat.read(notebook, nbformat.NO_CONVERT).cells))):
+        if cell.cell_type == "code":
+            defined, used = _names(cell.source)
+            if defined & missing or "explorer" in cell.metadata.get("tags", []):
+                chosen.append(number)
+                missing = missing - defined | used
+    return chosen[::-1]
+
+
+def _names(source: str) -> tuple[set[str], set[str]]:
+    """The global names that a cell defines, and those that it uses, also within its functions."""
+    cell = symtable.symtable(source, "cell", "exec")
+    scopes = [cell]
+    for scope in scopes:
+        scopes += scope.get_children()
+    symbols = cell.get_symbols()
+    defined = {s.get_name() for s in symbols if s.is_assigned() or s.is_imported()}
+    used = {s.get_name() for s in symbols if s.is_referenced()}
+    return defined, used | {
+        s.get_name() for scope in scopes[1:] for s in scope.get_symbols() if s.is_global()
+    }
 
 
 def explorers(page: Page) -> Iterator[Locator]:
