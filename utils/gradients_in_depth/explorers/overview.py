@@ -1,7 +1,7 @@
 """Lesson 00: what a prediction costs, and the four panels for a network of one's choice."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -52,7 +52,7 @@ def guessing() -> Explorer:
 
 
 def dashboard(
-    networks: dict[str, Callable[[int], nn.Module]],
+    networks: Mapping[str, Callable[[int], nn.Module]],
     inputs: Tensor,
     targets: Tensor,
     loss_fn: Callable[[Tensor, Tensor], Tensor],
