@@ -137,6 +137,25 @@ def test_only_data_are_redrawn_when_only_data_change(monkeypatch):
         assert canvas.svg() == after and len(frames) == 2  # kept from the first time
 
 
+def test_data_are_removed_and_the_frame_stays():
+    ax = line_figure().axes[0]
+    ax.bar([1, 2], [1, 2])
+    ax.errorbar([1, 2], [1, 2], [0.1, 0.1])
+    ax.fill_between([1, 2], [0.1, 0.1], [1, 2])
+    ax.imshow([[0.0, 1.0]], extent=(1, 2, 1, 2), aspect="auto")
+    ax.annotate("here", (1, 1))
+
+    def frame() -> tuple:
+        return ax.get_title(loc="left"), ax.get_xlim(), ax.get_ylim(), ax.get_yscale(), ax.get_legend()
+
+    before = frame()
+    # An image, two bars, the bars of the errors, an area, two lines, a text.
+    assert len(pictures.data_artists(ax)) == 1 + 2 + 1 + 1 + 2 + 1
+    pictures.remove_data(ax)
+    assert pictures.data_artists(ax) == [] and list(ax.containers) == []
+    assert frame() == before
+
+
 @pytest.mark.parametrize("change", [
     lambda ax: ax.set_title("other"),
     lambda ax: ax.set_xlabel("other"),
@@ -199,6 +218,7 @@ def test_the_drawing_has_no_empty_groups_and_no_style_of_its_own():
     svg = pictures.Canvas(line_figure()).svg()
     assert "<g>" not in svg and svg.count("<g ") == svg.count("</g>")
     assert "<style" not in svg  # a page would compute all its styles anew
+    assert "<metadata" not in svg and "\n" not in svg
 
 
 @pytest.mark.parametrize(("limits", "expected"), [

@@ -1,4 +1,4 @@
-"""Plots draw what they are given, where they are told, and say what is wrong with what they cannot draw."""
+"""Plots draw their data on the axes they get, and say what is wrong with what they cannot draw."""
 
 import dataclasses
 import math
@@ -64,11 +64,41 @@ def test_lines_of_one_name_share_one_entry_of_the_legend(ax):
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["m1", "theory", "m2"]
 
 
-@pytest.mark.parametrize(("log", "kept"), [(True, [1.0]), (False, [1.0, 0.0, -2.0])])
-def test_what_an_axis_cannot_show_is_a_gap(ax, log, kept):
+def test_a_legend_is_built_once_for_the_same_labels_and_options(ax):
+    plots.curve([1, 2], [1, 2], label="a", ax=ax)
+    default = ax.get_legend()
+    above = plots.legend_above(ax, right=0.9).get_legend()
+    assert above is not default
+    ax.lines[0].remove()  # as an explorer does before it draws again
+    plots.curve([1, 2], [3, 4], label="a", ax=ax)
+    assert plots.legend_above(ax, right=0.9).get_legend() is above
+    assert plots.legend_above(ax, right=0.8).get_legend() is not above
+    plots.curve([1, 2], [3, 4], label="b", ax=ax)
+    assert [text.get_text() for text in plots.legend_above(ax).get_legend().get_texts()] == ["a", "b"]
+
+
+def test_a_legend_above_ends_at_its_right_end_and_covers_no_data(ax):
+    for label in ("a", "b"):
+        plots.curve([1, 2], [1, 2], label=label, ax=ax)
+    plots.legend_above(ax, right=0.9, fontsize=8)
+    ax.figure.draw_without_rendering()
+    box = ax.get_legend().get_window_extent().transformed(ax.transAxes.inverted())
+    assert box.x1 == pytest.approx(0.9, abs=0.01) and box.y0 > 0.98
+    assert {text.get_fontsize() for text in ax.get_legend().get_texts()} == {8}
+    a, b = (text.get_window_extent() for text in ax.get_legend().get_texts())
+    assert a.y0 == b.y0 and a.x1 < b.x0  # on one line
+
+
+def test_axes_without_labels_get_no_legend(ax):
+    plots.curve([1, 2], [1, 2], ax=ax)
+    assert plots.legend(ax).get_legend() is None
+
+
+@pytest.mark.parametrize(("log", "expected"), [(True, [1.0]), (False, [1.0, 0.0, -2.0])])
+def test_what_an_axis_cannot_show_is_a_gap(ax, log, expected):
     plots.curve([1, 2, 3, 4, 5], [1.0, 0.0, -2.0, math.nan, math.inf], log_y=log, ax=ax)
     drawn = ax.lines[0].get_ydata()
-    np.testing.assert_array_equal(drawn[np.isfinite(drawn)], kept)
+    np.testing.assert_array_equal(drawn[np.isfinite(drawn)], expected)
 
 
 def test_only_gaps_draw_nothing_and_warn_of_nothing(ax):
@@ -178,19 +208,19 @@ def test_bars_stand_beside_each_other_and_carry_their_values(ax):
 def test_dashboard_shows_what_was_measured():
     model = networks.DeepMLP(4, 8, in_features=6, activation="sigmoid", dtype=torch.float64)
     inputs = torch.randn(16, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    found = signals.measure(model, inputs, torch.arange(16) % 10, F.cross_entropy, layers=networks.Block)
+    measured = signals.measure(model, inputs, torch.arange(16) % 10, F.cross_entropy, layers=networks.Block)
     values = signals.jacobian_singular_values(model, inputs[0])
-    scale, correlation, spectrum, number_range = plots.dashboard(found, values)
+    scale, correlation, spectrum, number_range = plots.dashboard(measured, values)
     assert [ax.get_title(loc="left") for ax in (scale, correlation, spectrum, number_range)] == [
         "SCALE", "CORRELATION", "SPECTRUM", "RANGE",
     ]  # fmt: skip
     for line, name in zip(scale.lines, ("activation_variance", "activation_gradient_norm"), strict=True):
-        np.testing.assert_allclose(line.get_ydata(), found.series(name))
-    np.testing.assert_allclose(correlation.lines[0].get_ydata(), found.series("cosine"))
+        np.testing.assert_allclose(line.get_ydata(), measured.series(name))
+    np.testing.assert_allclose(correlation.lines[0].get_ydata(), measured.series("cosine"))
     np.testing.assert_allclose(spectrum.lines[0].get_ydata(), values)
     heights = [bar.get_height() for bar in number_range.containers[0]]
     np.testing.assert_allclose(
-        heights, [found.series(f"underflow.{name}").mean() for name in signals.FORMATS]
+        heights, [measured.series(f"underflow.{name}").mean() for name in signals.FORMATS]
     )
     text = pictures.description(scale.figure)
     assert all(word in text for word in ("SCALE", "CORRELATION", "SPECTRUM", "RANGE", "underflow"))
@@ -199,10 +229,10 @@ def test_dashboard_shows_what_was_measured():
 def test_a_dashboard_of_overflowed_signals_is_drawn():
     model = networks.DeepMLP(3, 8, in_features=6, dtype=torch.float64)
     inputs = torch.ones(4, 6, dtype=torch.float64)
-    found = signals.measure(model, inputs, torch.arange(4), F.cross_entropy, layers=networks.Block)
-    sick = dataclasses.replace(found, layers=tuple(
+    measured = signals.measure(model, inputs, torch.arange(4), F.cross_entropy, layers=networks.Block)
+    sick = dataclasses.replace(measured, layers=tuple(
         dataclasses.replace(layer, activation_variance=math.inf, activation_gradient_norm=math.nan)
-        for layer in found.layers
+        for layer in measured.layers
     ))  # fmt: skip
     axes = plots.dashboard(sick, np.full(6, math.nan))
     assert "SPECTRUM" in pictures.to_html(axes[0].figure)

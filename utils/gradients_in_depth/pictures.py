@@ -332,11 +332,13 @@ def _tidy(document: str, prefix: str) -> str:
     drawing = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", drawing, flags=re.DOTALL)
     drawing = re.sub(r'<g id="[^"]*"', "<g", drawing)
     drawing = _without_bare_groups(re.sub(r'<path d="[^"]*" style="fill: none"/>', "", drawing))
-    drawing = re.sub(r' transform="rotate\(-0 [^"]*"|font-family: [^;"]*; ', "", drawing)
+    # Patterns that begin with a letter of their own are found ten times as fast.
+    drawing = re.sub(r' transform="rotate\(-0 [^"]*"', "", drawing)
+    drawing = re.sub(r'font-family: [^;"]*; ', "", drawing)
     drawing = re.sub(r"<[^>]*>", _round_numbers, drawing)  # what stands between tags is text, and stays
     for reference in (' id="', 'xlink:href="#', "url(#"):
         drawing = drawing.replace(reference, reference + prefix)
-    return re.sub(r"\s*\n\s*", " ", drawing).replace(INK, "currentColor")
+    return re.sub(r"\n\s*", " ", drawing.replace(" \n", "\n")).replace(INK, "currentColor")
 
 
 def _round_numbers(tag: re.Match) -> str:

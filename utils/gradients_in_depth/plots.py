@@ -319,8 +319,8 @@ def _legend(ax: Axes, options: dict[str, Any] | None = None) -> Axes:
     labels = {str(artist.get_label()) for artist in labelled}
     present = ax.get_legend()
     entries = set() if present is None else {text.get_text() for text in present.get_texts()}
-    same_options = options is None or present is None or _legend_options.get(present) == options
-    if same_options and all(label.startswith("_") for label in labels - entries):
+    fits = options is None or present is None or _legend_options.get(present) == options
+    if fits and all(label.startswith("_") for label in labels - entries):
         return ax
     handles, names = ax.get_legend_handles_labels()
     handle_of = dict(zip(names, handles, strict=True))  # two theories need only one entry

@@ -32,11 +32,11 @@ def transformer_depth() -> Explorer:
     }
 
     @functools.lru_cache(maxsize=256)
-    def measured(depth: int, placement: str, skip: bool) -> attention.TokenFlow:
+    def measure(depth: int, placement: str, skip: bool) -> attention.TokenFlow:
         return attention.token_flow(stacks[placement, skip][:depth], inputs, arriving)
 
     def draw(axes: list[Axes], depth: int, placement: str, skip: bool) -> str:
-        flow = measured(depth, placement, skip)
+        flow = measure(depth, placement, skip)
         gradient = flow.stream_gradient / flow.stream_gradient[-1]
         query = flow.query_gradient / flow.query_gradient[0]
         back, differences = axes

@@ -30,12 +30,12 @@ def dying_units(seed: int = 2) -> Explorer:
     )
 
     @functools.lru_cache(maxsize=64)
-    def trained(first_step: float, leak: float, bias: float) -> dead_units.Units:
+    def train(first_step: float, leak: float, bias: float) -> dead_units.Units:
         return dead_units.train(start, first_step, leak, bias)
 
     def draw(axes: list[Axes], first_step: float, leak: float, bias: float) -> str:
         (ax,) = axes
-        units = trained(first_step, leak, bias)
+        units = train(first_step, leak, bias)
         before, once, later = np.sort(units.on, axis=1)
         place = np.arange(1, width + 1)
         plots.curve(place, before, label="at the start", kind="line", ax=ax)

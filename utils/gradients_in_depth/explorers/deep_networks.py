@@ -28,17 +28,17 @@ def deep_network(activations: Sequence[str] = ("sigmoid", "tanh"), gain: float =
     inputs, arriving = data.gaussian_batch(64, width, seed=1), data.gaussian_batch(64, width, seed=2)
 
     @functools.lru_cache(maxsize=1)
-    def scaled(gain: float) -> tuple[Tensor, ...]:
+    def scale(gain: float) -> tuple[Tensor, ...]:
         return torch.mul(weights, gain, out=buffer).unbind()
 
     @functools.lru_cache(maxsize=64)
-    def expected(activation: str, gain: float) -> np.ndarray:
+    def expect(activation: str, gain: float) -> np.ndarray:
         return theory.gradient_norm_trajectory(longest, activation, gain**2, first=gain**2)
 
     def draw(axes: list[Axes], depth: int, gain: float, activation: str) -> str:
         (ax,) = axes
-        activations, gradients = signals.flow(scaled(gain)[:depth], inputs, activation, arriving)
-        ratio, law = gradients / gradients[-1], expected(activation, gain)[:depth]
+        activations, gradients = signals.flow(scale(gain)[:depth], inputs, activation, arriving)
+        ratio, law = gradients / gradients[-1], expect(activation, gain)[:depth]
         plots.layers(ratio, label="measured", ax=ax)
         plots.layers(law / law[-1], label="theory, infinite width", kind="theory", ax=ax)
         plots.snap(ax, (1e-10, 1e5), (1e-25, 1e10), (1e-50, 1e20), (1e-140, 1e60), (1e-140, 1e110))

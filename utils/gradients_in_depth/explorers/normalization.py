@@ -38,21 +38,21 @@ def normalized_network() -> Explorer:
     weights = {name: (matrices * gain).unbind() for name, gain in GAINS.items()}
     inputs = data.gaussian_batch(largest, width, seed=1)
     arriving = data.gaussian_batch(largest, width, seed=2)
-    expected = functools.lru_cache(maxsize=64)(expected_gradients)
+    expect = functools.lru_cache(maxsize=64)(expected_gradients)
 
     @functools.lru_cache(maxsize=64)
-    def measured(depth: int, batch: int, norm: str, activation: str) -> tuple[np.ndarray, np.ndarray]:
+    def measure(depth: int, batch: int, norm: str, activation: str) -> tuple[np.ndarray, np.ndarray]:
         return normalized_flow(
             weights[activation][:depth], inputs[:batch], arriving[:batch], norm, activation
         )
 
     for name in GAINS:  # the slowest, once
-        expected(longest, "none", name, None)
+        expect(longest, "none", name, None)
 
     def draw(axes: list[Axes], depth: int, batch: int, norm: str, activation: str) -> str:
         left, right = axes
-        ratio, cosine = measured(depth, batch, norm, activation)
-        law = expected(longest, norm, activation, batch if norm == "batch" else None)[:depth][::-1]
+        ratio, cosine = measure(depth, batch, norm, activation)
+        law = expect(longest, norm, activation, batch if norm == "batch" else None)[:depth][::-1]
         plots.layers(ratio, label="measured", ax=left)
         plots.layers(law, label="theory", kind="theory", ax=left)
         plots.snap(left, (1e-8, 1e8), (1e-20, 1e20), (1e-35, 1e20), (1e-300, 1e20))

@@ -32,11 +32,11 @@ def optimizer_chain() -> Explorer:
     position = np.arange(steps + 1)
 
     @functools.lru_cache(maxsize=64)
-    def trained(optimizer: str, rate: float, depth: int, noise: float) -> optimizers.Descent:
+    def train(optimizer: str, rate: float, depth: int, noise: float) -> optimizers.Descent:
         return optimizers.descend(optimizer, rate, noise * draws[:, :depth])
 
     def draw(axes: list[Axes], optimizer: str, rate: float, depth: int, noise: float) -> str:
-        run = trained(optimizer, rate, depth, noise)
+        run = train(optimizer, rate, depth, noise)
         left, right = axes
         plots.curve(position, np.maximum(run.loss, 1e-6), label="loss", kind="line", log_y=True, ax=left)
         plots.guide(left, 0.5, "output 0")

@@ -1,7 +1,7 @@
 """Lesson 00: what a prediction costs, and the four panels for a network of one's choice."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -52,7 +52,7 @@ def guessing() -> Explorer:
 
 
 def dashboard(
-    networks: dict[str, Callable[[int], nn.Module]],
+    networks: Mapping[str, Callable[[int], nn.Module]],
     inputs: Tensor,
     targets: Tensor,
     loss_fn: Callable[[Tensor, Tensor], Tensor],
@@ -68,13 +68,13 @@ def dashboard(
     figure = empty_figure(by_layer, by_layer, {}, {}, rows=2, height=6)
 
     @functools.lru_cache(maxsize=256)
-    def measured(name: str, depth: int) -> tuple[signals.Signals, np.ndarray]:
+    def measure(name: str, depth: int) -> tuple[signals.Signals, np.ndarray]:
         model = networks[name](depth)
         measurement = signals.measure(model, inputs, targets, loss_fn, layers=layers)
         return measurement, signals.jacobian_singular_values(model, inputs[0])
 
     def draw(axes: list[Axes], network: str, depth: int) -> str:
-        measurement, singular_values = measured(network, depth)
+        measurement, singular_values = measure(network, depth)
         scale, _, spectrum, value_range = plots.dashboard(measurement, singular_values, axes=axes)
         for ax in (scale, spectrum):
             plots.snap(ax, (1e-8, 1e8), (1e-20, 1e20), (1e-40, 1e40), (1e-100, 1e100))

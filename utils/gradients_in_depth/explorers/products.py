@@ -21,20 +21,20 @@ def chain() -> Explorer:
     def draw(axes: list[Axes], depth: int, factor: float, number_format: str) -> str:
         (ax,) = axes
         limits = theory.number_format(number_format)
-        held = signals.running_product(factor, depth, number_format)
+        values = signals.running_product(factor, depth, number_format)
         steps = np.arange(1, depth + 1)
-        plots.curve(steps, held, label=f"product kept in {number_format}", log_y=True, ax=ax)
+        plots.curve(steps, values, label=f"product kept in {number_format}", log_y=True, ax=ax)
         plots.curve(steps, factor**steps, label="exact product", kind="theory", ax=ax)
         for word, limit in (("smallest", limits.smallest_subnormal), ("largest", limits.largest)):
             if 1e-65 < limit < 1e65:  # those of float64 lie far outside the picture
                 plots.guide(ax, limit, f"{word} {number_format}")
         plots.snap(ax, (1e-12, 1e12), (1e-24, 1e24), (1e-65, 1e65))
-        lost = _first_lost(held)
+        lost = _first_lost(values)
         if lost:  # a log axis has no place for 0, so the marks simply end there
             plots.guide(ax, lost, "", vertical=True)
             ax.lines[-1].set_ydata([0, 0.78])  # it ends below the legend
         start = f"{factor:.3g} multiplied {depth} times is {factor**depth:.3g}. {number_format}"
-        return f"{start} {_what_is_held(held, factor)}"
+        return f"{start} {_fate(values, factor)}"
 
     controls: Controls = {
         "depth": Slider("depth", range(1, longest + 1), 50, "factors"),
@@ -50,18 +50,18 @@ def chain() -> Explorer:
     return Explorer(controls, figure, draw, tries, legend="upper left")
 
 
-def _first_lost(held: np.ndarray) -> int:
+def _first_lost(values: np.ndarray) -> int:
     """The first factor, counted from 1, after which the product is 0 or infinite; 0 if there is none."""
-    lost = np.flatnonzero((held == 0) | np.isinf(held))
+    lost = np.flatnonzero((values == 0) | np.isinf(values))
     return int(lost[0]) + 1 if lost.size else 0
 
 
-def _what_is_held(held: np.ndarray, factor: float) -> str:
-    depth, lost, last = len(held), _first_lost(held), held[-1]
+def _fate(values: np.ndarray, factor: float) -> str:
+    depth, lost, last = len(values), _first_lost(values), values[-1]
     if lost:
-        value = "infinity" if np.isinf(held[lost - 1]) else "0"
-        return f"holds {value} from factor {lost} on, at the dotted line."
-    stuck = int(np.flatnonzero(held == last)[0]) + 1
+        end = "infinity" if np.isinf(values[lost - 1]) else "0"
+        return f"holds {end} from factor {lost} on, at the dotted line."
+    stuck = int(np.flatnonzero(values == last)[0]) + 1
     if factor != 1 and stuck < depth:
         return (
             f"is stuck at {last:.3g} from factor {stuck} on: among "
@@ -85,11 +85,11 @@ def matrix_chain() -> Explorer:
     figure = empty_figure(*(frame | {"ylabel": f"{end} singular value"} for end in ("largest", "smallest")))
 
     @functools.lru_cache(maxsize=16)
-    def measured(width: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    def measure(width: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
         return products.extreme_singular_values(products.random_matrices(kind, longest, width, seeds))
 
     def draw(axes: list[Axes], width: int, gain: float, kind: str) -> str:
-        ends = [values * gain**steps for values in measured(width, kind)]
+        ends = [values * gain**steps for values in measure(width, kind)]
         rates = theory.lyapunov_exponents(width, gain / width**0.5)[[0, -1]]
         if kind == "orthogonal":
             rates = np.full(2, np.log(gain))

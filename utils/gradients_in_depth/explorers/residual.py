@@ -37,8 +37,8 @@ def residual_stream() -> Explorer:
     def draw(axes: list[Axes], depth: int, branch_scale: float, normalization: str) -> str:
         scale, paths = axes
         signal, gradient = stream_flow(weights[:depth], inputs, arriving, branch_scale, normalization)
-        known = None if normalization == "none" else normalization
-        flow = theory.residual_flow(depth, branch_scale, normalization=known)
+        norm = None if normalization == "none" else normalization
+        flow = theory.residual_flow(depth, branch_scale, normalization=norm)
         blocks = np.arange(depth + 1)
         plots.curve(blocks, signal, label="stream", log_y=True, ax=scale)
         plots.curve(blocks, gradient, label="gradient, at the end 1", ax=scale)

@@ -29,7 +29,7 @@ class Slider(anywidget.AnyWidget):
     unit = traitlets.Unicode().tag(sync=True)
     values = traitlets.List(traitlets.Float()).tag(sync=True)
     index = traitlets.Int().tag(sync=True, echo_update=False)
-    choice_trait = "index"  # what changes when another value is chosen
+    chosen = "index"  # the trait that changes when another value is chosen
 
     def __init__(self, label: str, values: Sequence[float], value: float, unit: str = ""):
         if len(values) < 2 or not np.all(np.diff(values) > 0):
@@ -41,8 +41,8 @@ class Slider(anywidget.AnyWidget):
     @property
     def value(self) -> float:
         """The chosen value; an `int` where all values are whole."""
-        chosen = self.values[self.index]
-        return int(chosen) if self._whole else chosen
+        value = self.values[self.index]
+        return int(value) if self._whole else value
 
     @value.setter
     def value(self, value: float) -> None:
@@ -56,7 +56,7 @@ class Slider(anywidget.AnyWidget):
 class Choice(ipywidgets.Dropdown):
     """A labelled list to choose one value from; `options` maps what is read to what is computed with."""
 
-    choice_trait = "value"
+    chosen = "value"  # as in `Slider`
 
     def __init__(self, label: str, options: dict[str, Any], value: Any):
         super().__init__(description=label, options=list(options.items()), value=value)
@@ -94,9 +94,10 @@ class Explorer:
     """Controls, a picture, a sentence that says what it shows now, a reset, and things to try.
 
     `draw(axes, **values)` draws on `axes` (those of `figure`) for the chosen `values` (name to value, one for
-    each of `controls`) and returns the sentence; what it drew before has been removed, and legends are kept.
-    `legend` says where a legend goes. Displayed, an explorer is three outputs: controls, picture with its
-    sentence, list. Stored, the controls are a sentence.
+    each of `controls`) and returns the sentence. What it drew before has been removed; the frame (labels,
+    limits, legends) stays, so that `empty_figure` can set it once. `legend` is the place of a legend.
+    Displayed, an explorer is three outputs: controls, picture with its sentence, list. Stored, the controls
+    are a sentence.
     """
 
     def __init__(
@@ -112,11 +113,11 @@ class Explorer:
         self.sentence = ""
         self._draw, self._tries = draw, tuple(tries)
         self._canvas = pictures.Canvas(figure)
-        self._legend = legend  # one that looks for the best place jumps
+        self._legend = legend  # a fixed place, because the best place jumps from picture to picture
         self._start = self.values
         self._handle: Any = None  # of the displayed picture
         for control in controls.values():
-            control.observe(self._changed, control.choice_trait)
+            control.observe(self._changed, control.chosen)
         self._html = self._picture()
 
     @property
@@ -179,7 +180,7 @@ class Explorer:
 def empty_figure(*panels: dict[str, Any], rows: int = 1, height: float = 4.2) -> Figure:
     """Axes to draw on, which a notebook does not show by itself.
 
-    Each panel is what its axes keep, whatever is drawn: labels, limits, title, as for `Axes.set`.
+    `panels` holds what the axes keep, whatever is drawn: labels, limits, title, as for `Axes.set`.
     """
     with pictures.style():
         figure = Figure(figsize=(9, height))
