@@ -14,12 +14,13 @@ from matplotlib.axes import Axes
 from torch import nn
 from torch.nn import functional as F
 
-from gradients_in_depth import arguments, data, diagnosis, networks, plots, signals, training
+from gradients_in_depth import arguments, data, networks, plots, signals, training
 from gradients_in_depth.checks.common import WIDTH
+from gradients_in_depth.diagnosis import DISEASES, Diagnosis, diagnose
 
 DIAGNOSES: dict[str, str] = {
     name: disease.title
-    for name, disease in diagnosis.DISEASES.items()
+    for name, disease in DISEASES.items()
     if name not in ("not_finite", "vanishing", "rank_collapse")
 } | {"healthy": "No disease"}
 
@@ -166,19 +167,46 @@ class _Passage(nn.Module):
 
 def _clinic_model(recipe: Mapping, seed: int) -> nn.Module:
     """The network of a recipe, in float64."""
-    r = dict(recipe)
-    if r["kind"] == "recurrent":
-        return networks.RecurrentNetwork("rnn", 24, gain=r["gain"], seed=seed, dtype=torch.float64)
-    if r["kind"] == "tokens":
-        placement = r["norm_placement"]
-        model = networks.Transformer(
-            r["depth"], 32, norm_placement=placement, skip=r["skip"], seed=seed, dtype=torch.float64
+    if recipe["kind"] == "recurrent":
+        return networks.RecurrentNetwork("rnn", 24, gain=recipe["gain"], seed=seed, dtype=torch.float64)
+    if recipe["kind"] == "tokens":
+        return _transformer(recipe, seed)
+    mlp = _perceptron(recipe, seed)
+    layers: list[nn.Module] = list(mlp.blocks)
+    if recipe.get("waist"):
+        narrow = networks.DeepMLP(
+            2,
+            recipe["waist"],
+            in_features=recipe["width"],
+            out_features=recipe["width"],
+            activation="tanh",
+            seed=seed,
+            dtype=torch.float64,
         )
-        with torch.no_grad():
-            for block in model.blocks:
-                block.attention.query.weight *= r["sharpness"]
-                block.attention.key.weight *= r["sharpness"]
-        return nn.Sequential(nn.Unflatten(1, (8, 8)), model)
+        layers[3:4] = [narrow.blocks[0], narrow.readout]
+    for place in range(len(layers), 0, -1):
+        if recipe.get("format") == "float16":
+            layers.insert(place, _Passage(rounded=True))
+        if recipe.get("cut") == place:
+            layers.insert(place, _Passage(cut=True))
+    return nn.Sequential(*layers, mlp.readout)
+
+
+def _transformer(r: Mapping, seed: int) -> nn.Module:
+    """Of the eight rows of a digit, with sharper or softer attention."""
+    placement = r["norm_placement"]
+    model = networks.Transformer(
+        r["depth"], 32, norm_placement=placement, skip=r["skip"], seed=seed, dtype=torch.float64
+    )
+    with torch.no_grad():
+        for attention in model.modules():
+            if isinstance(attention, networks.SelfAttention):
+                attention.query.weight *= r["sharpness"]
+                attention.key.weight *= r["sharpness"]
+    return nn.Sequential(nn.Unflatten(1, (8, 8)), model)
+
+
+def _perceptron(r: Mapping, seed: int) -> networks.DeepMLP:
     start = r["initialization"]
     if start == "critical":
         start = "he_normal" if r["activation"] == "relu" else "xavier_normal"
@@ -195,31 +223,14 @@ def _clinic_model(recipe: Mapping, seed: int) -> nn.Module:
         seed=seed,
         dtype=torch.float64,
     )
-    for block in mlp.blocks:
-        if r.get("bias"):
+    for block in mlp.modules():
+        if isinstance(block, networks.Block) and r.get("bias"):
             nn.init.constant_(block.linear.bias, r["bias"])
     if start == "constant":  # one number for each class: with one for all, only rounding errors come back
         rows = torch.randn(10, 1, generator=data.seeded_generator(seed), dtype=torch.float64)
         with torch.no_grad():
             mlp.readout.weight.copy_(rows.expand(10, r["width"]) / r["width"] ** 0.5)
-    layers = list(mlp.blocks)
-    if r.get("waist"):
-        narrow = networks.DeepMLP(
-            2,
-            r["waist"],
-            in_features=r["width"],
-            out_features=r["width"],
-            activation="tanh",
-            seed=seed,
-            dtype=torch.float64,
-        )
-        layers[3:4] = [narrow.blocks[0], narrow.readout]
-    for place in range(len(layers), 0, -1):
-        if r.get("format") == "float16":
-            layers.insert(place, _Passage(rounded=True))
-        if r.get("cut") == place:
-            layers.insert(place, _Passage(cut=True))
-    return nn.Sequential(*layers, mlp.readout)
+    return mlp
 
 
 def _clinic_data(recipe: Mapping) -> data.Split:
@@ -295,12 +306,12 @@ class Patient:
         for cure in cures:
             arguments.check_choice("cure", cure, CURES)
         before = self._course("nothing")
-        courses = {"untreated": before} | {cure: self._course(cure) for cure in cures}
-        for cure in cures:
-            after = courses[cure]
+        after_each = {cure: self._course(cure) for cure in cures if cure is not None}
+        for cure, after in after_each.items():
             text = f"Patient {self.number}: right on {before.right:.0%} of the validation examples untreated"
             text += f", and on {after.right:.0%} after this: {cure}. {_verdict(before.right, after.right)}"
             print(textwrap.fill(text, WIDTH))
+        courses = {"untreated": before} | after_each
         named = {f"{name} ({course.rate_in_words})": course.history for name, course in courses.items()}
         chance = math.log(int(self.data.train_targets.max()) + 1)
         ax = plots.losses(named, chance=chance)
@@ -316,7 +327,8 @@ class Patient:
         return self._course(cure).right
 
     def _course(self, cure: str) -> "_Course":
-        recipe = self._recipe | CURES[arguments.check_choice("cure", cure, CURES)]
+        arguments.check_choice("cure", cure, CURES)
+        recipe = self._recipe | CURES[cure]
         return _clinic_course(tuple(sorted(recipe.items(), key=lambda item: item[0])), self.seed)
 
     def _judgement(self, disease: str | None) -> str:
@@ -327,9 +339,9 @@ class Patient:
             return f"Right: patient {self.number}: {DIAGNOSES[disease]}. Now prescribe."
         return f"Look again. {self._against(disease)}"
 
-    def diagnosis(self) -> diagnosis.Diagnosis:
+    def diagnosis(self) -> Diagnosis:
         """What `diagnosis.diagnose` says; look here last."""
-        return diagnosis.diagnose(
+        return diagnose(
             self.model,
             self.inputs,
             self.targets,
@@ -340,61 +352,76 @@ class Patient:
         )
 
     def _against(self, disease: str) -> str:
-        """The measured figure that does not fit to this name."""
-        found = self.diagnosis()
+        """The measured figure that speaks against this name."""
+        report = self.diagnosis()
         if disease == "healthy":
-            off = sum(not figure.is_healthy for figure in found.figures)
-            return f"Of {len(found.figures)} figures that were measured here, {off} lie outside their range."
-        figure = found.figure(diagnosis.DISEASES[disease].figure)
-        if disease in ("saturation", "small_weights") and figure is not None and not figure.is_healthy:
-            linear = [m for m in self.model.modules() if isinstance(m, nn.Linear) and m.in_features > 1]
-            if disease == "small_weights" and figure.value < 1:
-                scale = float(np.median([m.weight.std().item() * m.in_features**0.5 for m in linear]))
-                return f"Here sqrt(Var(W) fan_in) is {scale:.2g} in the median layer: that is not small."
-            bent = found.figure("activation_slope")
-            if disease == "saturation" and figure.value < 1:
-                value = 1.0 if bent is None else bent.value
-                if bent is None and self._recipe.get("activation") == "tanh":
-                    h = signals.measure(
-                        self.model, self.inputs, self.targets, self.loss_fn, layers=networks.Block
-                    )
-                    value = 1 - float(np.median(h.series("activation_variance")))
-                return f"The mean slope of its activations is {value:.2g}: they pass the gradient on."
-        if disease in ("exploding", "norm_without_skips") and figure is not None and figure.value > 1e3:
-            norms = sum(isinstance(m, nn.BatchNorm1d) for m in self.model.modules())
-            if disease == "exploding":
-                growth = self.measure().series("activation_variance")
-                return (
-                    f"Forward, the variance of the last layer is {growth[-1] / growth[0]:.2g} times that of "
-                    "the first: weights that are too large would show there."
-                )
-            return f"The gradient grows, but {norms} layers of batch normalization were found."
+            off = sum(not figure.is_healthy for figure in report.figures)
+            lie = "lies outside its" if off == 1 else "lie outside their"
+            return f"Of {len(report.figures)} figures that were measured here, {off} {lie} range."
+        figure = report.figure(DISEASES[disease].figure)
         if figure is None:
-            return f"The clinic looked for {_NEEDS[disease]}, and found 0 here."
-        if figure.is_healthy or (disease in ("exploding", "norm_without_skips")) == (figure.value < 1):
-            return f"Then this would be out of its range: {figure.name}; it is {figure.value:.2g}."
-        return (
-            f"That figure is off, it is true ({figure.value:.2g}), but something else that was measured "
-            "brings it along: ask what comes first."
+            return f"That was not measured here: it takes {_NEEDS[disease]}."
+        quoted = f"{figure.name}; it is {figure.value:.2g}"
+        if figure.is_healthy:
+            return f"Then this would be out of its range: {quoted}."
+        if disease in _FALLING and figure.value > 1:
+            return f"Then this would be below its range: {quoted}."
+        if disease in _GROWING and figure.value < 1:
+            return f"Then this would be above its range: {quoted}."
+        return self._second_figure(disease, report) or (
+            f"This is out of its range indeed: {quoted}. But something else that was measured brings it "
+            "along: ask what comes first."
         )
 
+    def _second_figure(self, disease: str, report: Diagnosis) -> str | None:
+        """Where the gradient does fall or grow: what tells this disease from others with that symptom."""
+        if disease == "small_weights":
+            linear = [m for m in self.model.modules() if isinstance(m, nn.Linear) and m.in_features > 1]
+            scale = float(np.median([m.weight.std().item() * m.in_features**0.5 for m in linear]))
+            return f"Here sqrt(Var(W) fan_in) is {scale:.2g} in the median layer: that is not small."
+        if disease == "saturation" and (slope := self._slope(report)) is not None:
+            return f"The mean slope of its activations is {slope:.2g}: they pass the gradient on."
+        if disease == "exploding":
+            first, *_, last = self.measure().series("activation_variance")
+            return (
+                f"Forward, the variance of the last layer is {last / first:.2g} times that of the first: "
+                "weights that are too large would show there."
+            )
+        norms = sum(isinstance(m, nn.BatchNorm1d) for m in self.model.modules())
+        if disease == "norm_without_skips" and norms == 0:
+            return "The gradient grows, but 0 layers of batch normalization were found."
+        return None
 
+    def _slope(self, report: Diagnosis) -> float | None:
+        """The mean slope of the activations, as the clinic measured it or as measured here; else None."""
+        figure = report.figure("activation_slope")
+        if figure is not None:
+            return figure.value
+        if self._recipe.get("activation") != "tanh":
+            return None
+        blocks = signals.measure(self.model, self.inputs, self.targets, self.loss_fn, layers=networks.Block)
+        return 1 - float(np.median(blocks.series("activation_variance")))
+
+
+_FALLING = {"saturation", "small_weights", "long_sequence"}
+_GROWING = {"exploding", "norm_without_skips"}
+# What a network must have so that the figure of a disease can be measured.
 _NEEDS = {
-    "no_gradient": "parameters without a gradient",
-    "symmetric": "units that are copies of each other",
-    "saturation": "layers of a falling gradient",
-    "small_weights": "layers of a falling gradient",
-    "long_sequence": "layers that are called at each of many time steps",
-    "exploding": "layers of a growing gradient",
-    "norm_without_skips": "layers of a growing gradient",
-    "dead_units": "ReLU units that are silent on all examples",
-    "collapsed_correlation": "layers, of eight or more, in which all examples become alike",
+    "no_gradient": "trainable parameters",
+    "symmetric": "layers of weights that get a gradient",
+    "saturation": "three layers or more that a gradient reaches",
+    "small_weights": "three layers or more that a gradient reaches",
+    "long_sequence": "a layer that is called at each of five time steps or more",
+    "exploding": "three layers or more that a gradient reaches",
+    "norm_without_skips": "three layers or more that a gradient reaches",
+    "dead_units": "ReLU units",
+    "collapsed_correlation": "nine layers or more",
     "saturated_attention": "layers of attention",
-    "post_norm": "norms after the sum in five or more places",
-    "bottleneck": "layers that are narrower than the outputs and cannot be passed by",
-    "underflow": "computations in half precision",
-    "forgotten_eval": "batch normalization or dropout in the wrong mode",
-    "learning_rate": "learning rates on which the owner insists",
+    "post_norm": "normalizations after the sum in five places or more",
+    "bottleneck": "a layer that is far narrower than its neighbours and the outputs, and cannot be passed by",
+    "underflow": "a gradient in half precision",
+    "forgotten_eval": "batch normalization or dropout, in a model that is in use",
+    "learning_rate": "a learning rate on which the owner insists",
 }
 
 
@@ -424,14 +451,14 @@ def _verdict(before: float, after: float) -> str:
 
 
 @functools.lru_cache(maxsize=256)
-def _clinic_course(recipe: tuple, seed: int) -> _Course:
-    recipe = dict(recipe)
+def _clinic_course(items: tuple, seed: int) -> _Course:
+    """The best training over the rates; items: of the recipe, sorted, because a dict cannot be a key."""
+    recipe = dict(items)
     split = _clinic_data(recipe)
     # A scaled loss is divided out of the step again, as GradScaler does.
     scale = recipe.get("share", 1.0) * recipe.get("loss_scale", 1.0)
-    rates = [recipe["rate"]] if recipe.get("rate") else list(_RATES)
     best, lowest = None, math.inf
-    for rate in rates:
+    for rate in [recipe["rate"]] if recipe.get("rate") else _RATES:
         model = _clinic_model(recipe, seed)
         history = training.train(
             model,
@@ -450,11 +477,17 @@ def _clinic_course(recipe: tuple, seed: int) -> _Course:
         if history.stopped or not loss < lowest:
             best = best or _Course(0.0, None, history)
             continue
-        right = float(history.validation_accuracy[-1])
-        if recipe.get("use_mode") == "train":
-            right = _one_customer_at_a_time(model, split)
-        best, lowest = _Course(right, rate, history), loss
+        best, lowest = _Course(_right(model, split, history, recipe), rate, history), loss
+    assert best is not None  # there is a rate
     return best
+
+
+def _right(model: nn.Module, split: data.Split, history: training.History, recipe: Mapping) -> float:
+    """The share of validation examples that are right, in the mode in which the model is used."""
+    if recipe.get("use_mode") == "train":
+        return _one_customer_at_a_time(model, split)
+    assert history.validation_accuracy is not None  # the loss is that of a classifier
+    return float(history.validation_accuracy[-1])
 
 
 @torch.no_grad()

@@ -146,7 +146,7 @@ class _LayerListener(Listener):
             return
         tensor, kind = first_tensor(output), type(output).__name__
         if tensor is None:
-            reason = f"Not measured, for it returns {kind} without a plain floating-point tensor"
+            reason = f"Not measured, because there is no plain floating-point tensor in the {kind} it returns"
             self.notes[reason].append(call.name)
             return
         if tensor is not output:
@@ -275,7 +275,8 @@ def _notes(
     if not math.isfinite(loss):
         notes[f"The loss is {loss}"] = []
     if not gradients:
-        notes["No gradient at all, for the loss is detached, or depends on nothing that requires one"] = []
+        reason = "No gradient at all, because the loss is detached, or depends on nothing that requires one"
+        notes[reason] = []
     _note_what_is_not_finite(notes, measured.layers)
     for layer in measured.layers:
         if gradients and layer.gradient is None:
@@ -299,30 +300,28 @@ def _note_what_is_not_finite(notes: dict[str, list[str]], layers: list[_Layer]) 
 
 def _why_no_gradient(layer: _Layer) -> str:
     if layer.is_view:
-        return (
-            "No activation gradient, for the output is a view that is changed in place later, or is not used"
-        )
-    if layer.is_differentiable:
-        return (
-            "No activation gradient, for the loss does not depend on the output (unused, or detached later)"
-        )
-    if any(parameter.requires_grad for parameter in layer.call.module.parameters()):
-        return "No activation gradient, for the output is detached although parameters inside are trainable"
-    return "No activation gradient, for nothing trainable comes before the output"
+        why = "the output is a view that is changed in place later, or is not used"
+    elif layer.is_differentiable:
+        why = "the loss does not depend on the output (unused, or detached later)"
+    elif any(parameter.requires_grad for parameter in layer.call.module.parameters()):
+        why = "the output is detached although parameters inside are trainable"
+    else:
+        why = "nothing trainable comes before the output"
+    return f"No activation gradient, because {why}"
 
 
 def _note_calls(notes: dict[str, list[str]], measured: _LayerListener, owners: set[str]) -> None:
     """Which modules were not called, or more than once; owners: the names of those that have parameters."""
     recorder, expected = measured.recorder, measured.chosen
-    weighty = {module for module, name in recorder.names.items() if name.removeprefix("(model)") in owners}
+    owning = {module for module, name in recorder.names.items() if name.removeprefix("(model)") in owners}
     if expected is None:
-        expected = weighty - {inner for layer in measured.layers for inner in layer.call.module.modules()}
+        expected = owning - {inner for layer in measured.layers for inner in layer.call.module.modules()}
     for module, name in recorder.names.items():
         times = recorder.times_called[module]
         if module in expected and not times:
-            notes["Not measured, for it is not called as a module"].append(name)
-        if module in weighty and times > 1:
-            notes["Called more than once, and its weight gradient is the sum over the calls"].append(name)
+            notes["Not measured, because it is not called as a module"].append(name)
+        if module in owning and times > 1:
+            notes["Called more than once; its weight gradient is the sum over the calls"].append(name)
 
 
 def _note_parameters(
@@ -333,6 +332,6 @@ def _note_parameters(
         if not parameter.requires_grad:
             notes["Frozen"] += same[:1]
         elif gradients and parameter not in gradients:
-            notes["No weight gradient, for the loss does not depend on it"] += same[:1]
+            notes["No weight gradient, because the loss does not depend on it"] += same[:1]
         if len(same) > 1:
-            notes["One parameter under several names, and its gradient is the sum over its uses"] += same
+            notes["One parameter under several names; its gradient is the sum over its uses"] += same
