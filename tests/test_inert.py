@@ -1,8 +1,12 @@
 """What happens while a module is imported: seen by whoever imports it, unless it only binds a name."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.small_course import COURSE, ONE, blocks, is_stale, package
+from tools.inert import is_inert
+from tools.modules import package_in
 from tools.reach import reached
 
 AT_IMPORT = blocks(
@@ -252,6 +256,48 @@ AT_IMPORT = blocks(
         return 1
     _ = sorted([1], key=lambda x: FUNCTIONS.append(one))
 
+    #: a lambda that a function calls
+    def call(function, _=None):
+        return function(2)
+    def one(x):
+        return 1
+    _ = call(lambda x: FUNCTIONS.append(one))
+
+    #: a function that a function calls
+    def call(function, _=None):
+        return function(2)
+    def one(x):
+        FUNCTIONS.append(1); return 1
+    _ = call(one, lambda x: x)
+
+    #: a lambda in another place than it seems
+    def call(function, _=None):
+        return function(2)
+    def one(x):
+        FUNCTIONS.append(1); return 1
+    _ = call(*[one], lambda x: x)
+
+    #: a lambda that another name hides
+    def call(function):
+        function = FUNCTIONS.append
+        return function('return 1')
+    _ = call(lambda x: x)
+
+    #: a function that calls itself with something else
+    def call(function, n=1):
+        return function(n) if n else call(FUNCTIONS.append, 'return 1')
+    _ = call(lambda x: x, 0)
+
+    #: map
+    def one(x):
+        FUNCTIONS.append(x); return 1
+    _ = list(map(one, [2]))
+
+    #: next
+    def one():
+        return 1
+    _ = next(FUNCTIONS.pop(one) for _ in [1])
+
     #: a function that sorts
     def one(x):
         FUNCTIONS.append(x)
@@ -272,7 +318,15 @@ AT_IMPORT = blocks(
     #: an assignment that adds
     def one():
         return 1
-    FUNCTIONS += [one]
+    from course import signals
+    SAME = signals.measure
+    SAME += [one]
+
+    #: an assignment that adds to what came from elsewhere
+    def one():
+        return 1
+    from course.signals import measure
+    measure += [one]
 
     #: a deletion
     NOT = 'return 1'
@@ -433,9 +487,38 @@ INERT = blocks(
     TABLE = {k: one(k) for k in (1, 2)}
     PAIRS = [v for _, v in TABLE.items()]
 
-    #: an array
+    #: a decorator that changes how numbers are handled
     import numpy as np
-    X = np.linspace(0, len('return 1'), 9)
+    @np.errstate(all='ignore')
+    def one():
+        return 1
+
+    #: an array, changed where it is made
+    import numpy as np
+    X = np.linspace(0, len('return 1'), 9) * 2
+    X /= X.sum()
+
+    #: a lambda that a function gets
+    def reports(f):
+        return lambda x: f(x)
+    TABLE = {'one': reports(lambda x: x.sum() + len('return 1'))}
+
+    #: a lambda that a function calls
+    def first(condition, start=0):
+        return next(n for n in range(start, 9) if condition(n))
+    X = first(lambda n: n > len('return 1'))
+    Y = first(start=1, condition=lambda n: n > 2)
+
+    #: a class of fields
+    from typing import TypedDict
+    class One(TypedDict, total=False):
+        x: "return 1"
+
+    #: methods of a table, although a class has one of the same name
+    TABLE = {'one': 'return 1'}
+    NAMES = tuple(TABLE.values()) + tuple(dict.fromkeys('return 1'))
+    class One:
+        def values(self): ...
 
     #: an object
     from dataclasses import dataclass
@@ -469,3 +552,16 @@ INERT = blocks(
 def test_what_only_binds_a_name_at_import_is_not_seen(code):
     names = {"names.py": code, "__init__.py": "from course import names, theory"}
     assert not is_stale("import course\ncourse.theory.chi(2)", *ONE, COURSE | names)
+
+
+# Each of them makes every notebook stale whose script imports `checks`: a value that is computed at import, in a
+# way that cannot be proven to change nothing else.
+NOT_INERT = {"checks.set_02_sigmoid_saturation._UNTOUCHED", "checks.set_03_relu_and_variants._LEAKS"}
+
+
+def test_the_modules_of_the_course_only_bind_names():
+    """A statement that does more belongs in a function, or in `NOT_INERT` with its reason."""
+    course = package_in(Path(__file__).parent.parent / "utils" / "gradients_in_depth")
+    statements = [statement for module in course.modules.values() for statement in module.statements]
+    assert len(statements) > 900
+    assert {s.label for s in statements if not is_inert(s, course)} <= NOT_INERT

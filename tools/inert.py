@@ -13,24 +13,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from tools.modules import DEFINITIONS, Chain, Module, Package, Statement, chain_of
+from tools.modules import DEFINITIONS, Chain, Module, Package, Statement, bound_names, chain_of
 
 # What changes nothing, draws no random numbers, and calls nothing at once: of libraries, as patterns, ...
 LIBRARY = re.compile(
     r"(abc\.abstract\w+|enum\.(auto|unique)|fractions\.Fraction|math\.\w+|matplotlib\.cycler|pathlib\.\w*Path"
-    r"|re\.compile|statistics\.NormalDist|string\.Template|traitlets\.\w+|weakref\.(ref|Weak\w+)"
+    r"|(matplotlib\.rcsetup|cycler)\.cycler|re\.compile|statistics\.NormalDist|string\.Template|traitlets\.\w+|weakref\.(ref|Weak\w+)"
     r"|collections\.(ChainMap|Counter|OrderedDict|defaultdict|deque|namedtuple)"
     r"|contextlib\.(asynccontextmanager|contextmanager)|dataclasses\.(dataclass|field)"
     r"|functools\.(cache|cached_property|lru_cache|partial|singledispatch|total_ordering|wraps)"
-    r"|numpy\.(abs|arange|array|asarray|cos|cosh|diag|exp|eye|full|geomspace|linspace|log|log10|logspace|ones"
-    r"|random\.default_rng|sin|sinh|sqrt|stack|tan|tanh|zeros)"
+    r"|numpy\.(abs|arange|array|asarray|clip|cos|cosh|diag|errstate|exp|eye|float64|full|geomspace|isfinite|isnan"
+    r"|linspace|log|log10|logspace|maximum|minimum|ones|random\.default_rng|sin|sinh|sqrt|stack|tan|tanh|where|zeros)"
     r"|torch\.(arange|device|eye|finfo|full|iinfo|inference_mode|linspace|no_grad|ones|tensor|zeros)"
     r"|types\.(MappingProxyType|SimpleNamespace)"
     r"|typing\.(NamedTuple|NewType|ParamSpec|TypeVar|final|overload|runtime_checkable))$"
 )
 # (these give a decorator)
 FACTORIES = re.compile(
-    r"(dataclasses\.dataclass|functools\.(lru_cache|wraps)|torch\.(inference_mode|no_grad))$"
+    r"(dataclasses\.dataclass|functools\.(lru_cache|wraps)|numpy\.errstate|torch\.(inference_mode|no_grad))$"
 )
 # ... of Python itself, ...
 BUILTINS = {"abs", "all", "any", "bool", "bytes", "classmethod", "complex", "dict", "enumerate", "float"}
@@ -38,14 +38,65 @@ BUILTINS |= {"frozenset", "int", "isinstance", "issubclass", "len", "list", "max
 BUILTINS |= {"property", "repr", "reversed", "round", "set", "slice", "sorted", "staticmethod", "str", "sum"}
 BUILTINS |= {"super", "tuple", "zip"}
 # ... and methods, unless a class of the package has one of the same name.
-METHODS = {"copy", "count", "endswith", "format", "get", "index", "items", "join", "keys", "lower", "replace"}
-METHODS |= {"setter", "split", "startswith", "strip", "tag", "title", "upper", "values", "with_name"}
+METHODS = {
+    "all",
+    "any",
+    "astype",
+    "copy",
+    "count",
+    "endswith",
+    "format",
+    "fromkeys",
+    "get",
+    "index",
+    "inv_cdf",
+}
+METHODS |= {
+    "item",
+    "items",
+    "join",
+    "keys",
+    "lower",
+    "max",
+    "mean",
+    "min",
+    "nonzero",
+    "replace",
+    "reshape",
+    "setter",
+}
+METHODS |= {
+    "split",
+    "square",
+    "startswith",
+    "strip",
+    "sum",
+    "tag",
+    "title",
+    "to",
+    "tolist",
+    "upper",
+    "values",
+}
+METHODS |= {"with_name"}
 # Libraries whose classes keep no list, of those that inherit from them, which the course would read.
 BASES = re.compile(
     r"(abc|anywidget|collections|enum|ipywidgets|matplotlib|numbers|string|torch|traitlets|types|typing)\."
 )
 CONSTRUCTORS = {"__init__", "__new__", "__post_init__"}
 HOOKS = {"__init_subclass__", "__set_name__"}  # they run when another class is made
+# Values that are new, and Python's own or numbers: nothing else knows them by another name.
+NEW = (
+    ast.BinOp,
+    ast.Constant,
+    ast.Dict,
+    ast.DictComp,
+    ast.List,
+    ast.ListComp,
+    ast.Set,
+    ast.SetComp,
+    ast.Tuple,
+)
 # `+=` may change a list that has another name elsewhere.
 NEVER_INERT = (
     *(ast.AugAssign, ast.Global, ast.Import, ast.ImportFrom, ast.AsyncFunctionDef, ast.ClassDef),
@@ -69,8 +120,11 @@ class _Proof:
     module: Module
     local: frozenset[str] = frozenset()  # names of the scope, which may be anything
     functions: tuple[ast.FunctionDef, ...] = ()  # those of them that are known
+    given: frozenset[str] = frozenset()  # arguments that are lambdas, and inert
     own: str = ""  # in a constructor, the name of the object that is being made
-    trail: frozenset[tuple[ast.FunctionDef, int]] = frozenset()  # what is being looked through
+    trail: frozenset[tuple[ast.FunctionDef, int, frozenset[str]]] = (
+        frozenset()
+    )  # what is being looked through
 
     def binds_only(self, node: ast.stmt) -> bool:
         """A definition, with its decorators, defaults, base classes and values."""
@@ -84,6 +138,13 @@ class _Proof:
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             places = (inner for target in targets for inner in ast.walk(target))
             return not any(map(is_place, places)) and self.computes(node)
+        if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
+            values = [other.node for other in self.module.bindings[node.target.id]]
+            new = (
+                isinstance(other, ast.AugAssign) or isinstance(getattr(other, "value", None), NEW)
+                for other in values
+            )
+            return all(new) and self.computes(node.value)
         return isinstance(node, ast.Pass) or (
             isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         )
@@ -95,7 +156,8 @@ class _Proof:
     def is_plain(self, node: ast.ClassDef) -> bool:
         """A class that no decorator or base class notes anywhere, and that does not note other classes."""
         hooks = {part.name for part in node.body if isinstance(part, ast.FunctionDef)} & HOOKS
-        inherits = not node.keywords and all(map(self._inherits, node.bases))
+        made_by = [word.arg for word in node.keywords if word.arg in ("metaclass", None)]
+        inherits = not made_by and all(map(self._inherits, node.bases))
         return not hooks and inherits and all(map(self.decorates, node.decorator_list))
 
     def _inherits(self, base: ast.expr) -> bool:
@@ -121,22 +183,27 @@ class _Proof:
     def leaves_alone(self, node: ast.AST) -> bool:
         """One node by itself: it assigns to nothing but local names, and calls nothing that is not inert."""
         if isinstance(node, ast.Call):
-            if self.own and self._makes_itself(node):
-                return True
-            words = {word.arg for word in node.keywords if not isinstance(word.value, ast.Lambda)}
-            return words.isdisjoint({"key", "out"}) and self.calls(node.func)
+            return self._is_inert_call(node)
         if isinstance(node, ast.FunctionDef):
             return all(map(self.decorates, node.decorator_list))
         if is_place(node):
             return bool(self.own) and isinstance(node, ast.Attribute) and chain_of(node)[:-1] == (self.own,)
         return not isinstance(node, NEVER_INERT)
 
-    def _makes_itself(self, node: ast.Call) -> bool:
-        if chain_of(node.func) == ("object", "__setattr__"):  # as a frozen dataclass does
-            return bool(node.args) and chain_of(node.args[0]) == (self.own,)
-        return ast.unparse(node.func) == "super().__init__"
+    def _is_inert_call(self, node: ast.Call) -> bool:
+        chain, first = chain_of(node.func), node.args[0] if node.args else None
+        if self.own and chain == ("object", "__setattr__"):  # as a frozen dataclass does
+            return first is not None and chain_of(first) == (self.own,)
+        if self.own and ast.unparse(node.func) == "super().__init__":
+            return True
+        if chain == ("next",) and isinstance(first, ast.GeneratorExp):
+            return True
+        if chain in (("map",), ("filter",)) and isinstance(first, ast.Name | ast.Lambda):
+            return self.calls(first)
+        words = {word.arg for word in node.keywords if not isinstance(word.value, ast.Lambda)}
+        return words.isdisjoint({"key", "out"}) and self.calls(node.func, 1, node)
 
-    def calls(self, function: ast.expr, times: int = 1) -> bool:
+    def calls(self, function: ast.expr, times: int = 1, call: ast.Call | None = None) -> bool:
         """To call `function`, then what that returns, and so on, `times` times in all."""
         if isinstance(function, ast.Call):
             return self.calls(function.func, times + 1)
@@ -145,54 +212,72 @@ class _Proof:
         chain = chain_of(function)
         if known := [node for node in self.functions if chain == (node.name,)]:
             return all(self.runs(node, times) for node in known)
-        is_own = bool(chain) and chain[0] not in self.local  # otherwise it may be anything
-        if meanings := list(self.package.meanings(self.module, chain)) if is_own else []:
-            return all(self._calls(what, attributes, times) for what, attributes in meanings)
+        is_local = not chain or chain[0] in self.local  # or what an expression gives: it may be anything
+        meanings = [] if is_local else list(self.package.meanings(self.module, chain))
+        if meanings:
+            return all(self._calls(what, attributes, times, call) for what, attributes in meanings)
+        if times > 1:
+            return False
         if isinstance(function, ast.Attribute):
-            return times == 1 and self._is_method(function.attr)
-        return times == 1 and is_own and is_inert_builtin(chain[0])
+            return function.attr in METHODS and function.attr not in self.package.methods
+        return chain[0] in self.given if is_local and chain else not is_local and is_inert_builtin(chain[0])
 
-    def _is_method(self, name: str) -> bool:
-        return name in METHODS and name not in self.package.methods
-
-    def _calls(self, what: Statement | Module | str, attributes: Chain, times: int) -> bool:
+    def _calls(
+        self, what: Statement | Module | str, attributes: Chain, times: int, call: ast.Call | None
+    ) -> bool:
         if isinstance(what, str):
             return bool((LIBRARY if times == 1 else FACTORIES).match(what)) and times <= 2
         if isinstance(what, Module):
             return False
-        if what.alias or attributes:
-            return what.alias is not None or (times == 1 and self._is_method(attributes[-1]))
+        if what.alias:
+            return True  # what it stands for is among the meanings, too
+        if attributes:
+            is_python = isinstance(getattr(what.node, "value", None), NEW)
+            is_method = attributes[-1] in METHODS and (
+                is_python or attributes[-1] not in self.package.methods
+            )
+            return times == 1 and is_method
         node, there = what.node, _Proof(self.package, what.module, trail=self.trail)
         if not isinstance(node, ast.FunctionDef | ast.ClassDef):
             return False
         if not all(there._passes_on(decorator, times) for decorator in node.decorator_list):
             return False
-        return there.runs(node, times) if isinstance(node, ast.FunctionDef) else there._makes(node, times)
+        if isinstance(node, ast.ClassDef):
+            return there._makes(node, times)
+        return there.runs(node, times, given=self._lambdas(node, call) if call else frozenset())
+
+    def _lambdas(self, function: ast.FunctionDef, call: ast.Call) -> frozenset[str]:
+        """The arguments of a function for which a call gives an inert lambda: the function may call them."""
+        names = [] if any(isinstance(value, ast.Starred) for value in call.args) else function.args.args
+        given = [(name.arg, value) for name, value in zip(names, call.args, strict=False)]
+        given += [(word.arg, word.value) for word in call.keywords if word.arg]
+        return frozenset(n for n, v in given if isinstance(v, ast.Lambda) and self.computes(v.body))
 
     def _passes_on(self, decorator: ast.expr, times: int) -> bool:
-        """What a decorator has made of a function is called: that of a library only calls the function."""
+        """To call what a decorator has made of a function; one of a library only calls the function."""
         chain = chain_of(decorator.func if isinstance(decorator, ast.Call) else decorator)
         meanings = self.package.meanings(self.module, chain) if chain else ()
-        own = [
-            what for what, _ in meanings if not isinstance(what, str) and getattr(what, "alias", None) is None
-        ]
-        return self.calls(decorator, times + 1 if own else 1)
+        is_library = all(
+            isinstance(what, str) or (isinstance(what, Statement) and what.alias) for what, _ in meanings
+        )
+        return self.calls(decorator, 1 if is_library else times + 1)
 
-    def runs(self, function: ast.FunctionDef, times: int = 1, own: str = "") -> bool:
+    def runs(
+        self, function: ast.FunctionDef, times: int = 1, own: str = "", given: frozenset[str] = frozenset()
+    ) -> bool:
         """The body of a function; where it is called more than once in a row, also what it returns."""
-        if (function, times) in self.trail:
+        if (step := (function, times, given)) in self.trail:
             return True
         body = [node for part in function.body for node in running(part)]
-        assigned = {
-            node.id for node in body if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-        }
+        stored, assigned = stored_names(function), bound_names(n for n in body if isinstance(n, ast.Name))
         inner = [n for n in body if isinstance(n, ast.FunctionDef) and n.name not in assigned]
         inside = replace(
             self,
-            local=self.local | stored_names(function),
-            functions=(*self.functions, *inner),
+            local=self.local | stored,
+            functions=(*(node for node in self.functions if node.name not in stored), *inner),
+            given=(self.given - stored) | (given - assigned),
             own=own,
-            trail=self.trail | {(function, times)},
+            trail=self.trail | {step},
         )
         returned = [node.value for node in body if isinstance(node, ast.Return) and times > 1]
         next_is_inert = all(value is not None and inside.calls(value, times - 1) for value in returned)
@@ -204,7 +289,7 @@ class _Proof:
             return False
         for base in node.bases:
             for what, attributes in self.package.meanings(self.module, chain_of(base)):
-                if isinstance(what, Statement) and not self._calls(what, attributes, times):
+                if isinstance(what, Statement) and not self._calls(what, attributes, times, None):
                     return False
         names = CONSTRUCTORS | ({"__call__"} if times > 1 else set())
         methods = [part for part in node.body if isinstance(part, ast.FunctionDef) and part.name in names]
@@ -236,7 +321,7 @@ def stored_names(node: ast.AST) -> frozenset[str]:
 
 
 def running(node: ast.AST) -> Iterator[ast.AST]:
-    """The node and what runs with it: not the body of a function, unless it is a lambda that a call gets."""
+    """The node and what runs with it: not the body of a function, except of a lambda that sorts."""
     yield node
     inside: list[ast.AST] = [*ast.iter_child_nodes(node)]
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -246,7 +331,7 @@ def running(node: ast.AST) -> Iterator[ast.AST]:
     elif isinstance(node, ast.Lambda):
         inside = [node.args]
     elif isinstance(node, ast.Call):
-        given = [*node.args, *(word.value for word in node.keywords)]
-        inside += [argument.body for argument in given if isinstance(argument, ast.Lambda)]
+        keys = [word.value for word in node.keywords if word.arg == "key"]
+        inside += [key.body for key in keys if isinstance(key, ast.Lambda)]
     for child in inside:
         yield from running(child)
