@@ -581,7 +581,8 @@ def test_in_place_activations_do_not_change_what_the_layer_before_them_returned(
             module.inplace = True
     inputs = draws(6, 4).float()
     expected, signals = (measure(m, inputs, None, mean_square) for m in (model, in_place))
-    assert signals == expected
+    # In words: from Python 3.13 on, a dataclass that holds a NaN is not equal to itself.
+    assert repr(signals) == repr(expected)
     assert signals.notes == ()
     first = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 2))
     measure(first, inputs, None, mean_square)

@@ -6,6 +6,7 @@ faults in words; at the end of the file, each is shown notebooks that break it.
 """
 
 import ast
+import functools
 import re
 import statistics
 from html.parser import HTMLParser
@@ -89,12 +90,18 @@ class Page(HTMLParser):
             self.drawn.append((data.strip(), self._open[-1][2], self._frame))
 
 
+@functools.cache
+def page_of(text: str) -> Page:
+    """An output is read once for all rules."""
+    return Page(text)
+
+
 def words(output) -> str:
     """All that an output says: printed text, the texts of its other forms, text alternatives; no drawing."""
     texts = [output.get("text", "")]
     for kind, value in output.get("data", {}).items():
         if kind == "text/html":
-            page = Page(value)
+            page = page_of(value)
             texts += [*page.words, *page.alternatives]
         elif not kind.startswith("image/"):
             texts.append(str(value))
@@ -168,7 +175,7 @@ def pictures_have_words(notebook):
     faults = []
     for where, output in outputs(notebook):
         data = output.get("data", {})
-        page = Page(data.get("text/html", ""))
+        page = page_of(data.get("text/html", ""))
         faults += [f"{where} has a picture without words: {tag}" for tag in page.mute]
         if any(kind.startswith("image/") for kind in data) and not page.alternatives:
             faults.append(f"{where} has an image without a text alternative")
@@ -179,7 +186,7 @@ def drawings_are_legible(notebook):
     """Their words have the colour of the page's text, or 4.5 : 1 on their own frame (WCAG 2.2, 1.4.3)."""
     faults = []
     for where, output in outputs(notebook):
-        for text, color, frame in Page(output.get("data", {}).get("text/html", "")).drawn:
+        for text, color, frame in page_of(output.get("data", {}).get("text/html", "")).drawn:
             framed = color.startswith("#") and frame.startswith("#") and contrast(color, frame) >= 4.5
             if color != "currentColor" and not framed:
                 faults.append(f"{where} draws {text!r} in {color}, faint on a page that is light or dark")
