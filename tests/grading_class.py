@@ -98,7 +98,7 @@ RIGHT = {
 
 @dataclass(frozen=True)
 class Case:
-    """One submission and what must come of it: the state, the points of the three tests, a word of the reason."""
+    """One submission, and what must come of it: state, points of the three tests, a word of the reason."""
 
     state: str
     points: tuple[float | None, float | None, float | None]

@@ -3,16 +3,17 @@
 from tests.grading_class import FULL, NONE, NOT, PARTLY, RIGHT, WAITS, Cases, after
 
 HOSTILE = Cases()
+ENDLESS = Cases()  # those that come to no end before their time is up
 
-HOSTILE.add("endless-loop", WAITS, (0, 3, 2), "stopped after", double="while True:\n    pass")
-HOSTILE.add(
+ENDLESS.add("endless-loop", WAITS, (0, 3, 2), "stopped after", double="while True:\n    pass")
+ENDLESS.add(
     "endless-loop-in-a-test",
     PARTLY,
     (None, 3, 2),
     "did not come to a result",
     double="def double(x):\n    while True:\n        pass",
 )
-HOSTILE.add(
+ENDLESS.add(
     "endless-and-deaf",
     WAITS,
     (0, 3, 2),
@@ -160,7 +161,7 @@ HOSTILE.add(
     "set_custom_exc",
     double="get_ipython().set_custom_exc((Exception,), lambda *a, **k: None)",
 )
-HOSTILE.add(
+ENDLESS.add(
     "shell-replaced",
     NOT,
     NONE,

@@ -34,6 +34,7 @@ from tests.grading_class import (  # noqa: E402 (after the line that skips witho
     NAME,
     RIGHT,
     SECRET,
+    Case,
     edit,
     read,
     save,
@@ -41,7 +42,7 @@ from tests.grading_class import (  # noqa: E402 (after the line that skips witho
     write_course,
 )
 from tests.grading_files import FILES  # noqa: E402
-from tests.grading_hostile import HOSTILE  # noqa: E402
+from tests.grading_hostile import ENDLESS, HOSTILE  # noqa: E402
 from tools.grading import assignments, cli, examine, execute, report, run, submission  # noqa: E402
 from tools.grading.examine import CannotGradeError  # noqa: E402
 from tools.grading.sandbox import Limits, Sandbox  # noqa: E402
@@ -104,31 +105,35 @@ def graded(tmp_path_factory, released):
     with socket.create_server(("127.0.0.1", 0)) as server:
         write_class(course / "submitted", CLASS, released, server.getsockname()[1], paths)
         before = hashes(course / "submitted") | hashes(source)
-        options = ("--feedback", "--jobs", "4", "--cell-seconds", "20")
+        options = ("--feedback", "--jobs", "4", "--cell-seconds", "60")
         done = grade(course, *options, PASSWORD_OF_GRADER="grader-secret")
     assert done.returncode == 0, done.stderr
     return course, before
+
+
+def assert_outcome(course: Path, student: str, case: Case) -> None:
+    row = rows(course)[student]
+    assert (row["state"], points(course, student)) == (case.state, case.points), row
+    assert case.word in row["reasons"] + row["remarks"]
+    if case.state == "GRADED":
+        assert float(row["score"]) == sum(case.points)
+    else:
+        assert row["score"] == ""
+        assert row["reasons"]
+    if case.state == "NOT GRADED":
+        assert row["points_so_far"] == ""
 
 
 @pytest.mark.slow
 @pytest.mark.sandbox
 class TestClass:
     def test_it_is_large_enough(self):
-        assert len(CLASS) >= 40
+        assert len(CLASS) >= 90
 
     @pytest.mark.parametrize("student", CLASS)
     def test_outcome(self, graded, student):
         course, *_ = graded
-        case, row = CLASS[student], rows(course)[student]
-        assert (row["state"], points(course, student)) == (case.state, case.points), row
-        assert case.word in row["reasons"] + row["remarks"]
-        if case.state == "GRADED":
-            assert float(row["score"]) == sum(case.points)
-        else:
-            assert row["score"] == ""
-            assert row["reasons"]
-        if case.state == "NOT GRADED":
-            assert row["points_so_far"] == ""
+        assert_outcome(course, student, CLASS[student])
 
     def test_what_was_submitted_is_as_it_was(self, graded):
         course, before, *_ = graded
@@ -184,6 +189,24 @@ class TestClass:
         course, *_ = graded
         (kept,) = (course / "grading" / "kept" / "right" / NAME).glob(f"*/{NAME}.ipynb")
         assert kept.read_bytes() == (course / "submitted" / "right" / NAME / f"{NAME}.ipynb").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def graded_endless(tmp_path_factory, released):
+    """Those that come to no end, whose time is up sooner than that of the others."""
+    course = tmp_path_factory.mktemp("endless")
+    write_course(course)
+    write_class(course / "submitted", ENDLESS, released, 0, [])
+    assert grade_here(course, "--jobs", "4", "--cell-seconds", "6") == 0
+    return course
+
+
+@pytest.mark.slow
+@pytest.mark.sandbox
+class TestEndless:
+    @pytest.mark.parametrize("student", ENDLESS)
+    def test_outcome(self, graded_endless, student):
+        assert_outcome(graded_endless, student, ENDLESS[student])
 
 
 def restore(folder: Path, name: str) -> Path:

@@ -2,10 +2,13 @@
 
 import json
 import math
+import subprocess
+import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,12 +18,22 @@ import nbformat  # noqa: E402 (after the line that skips without nbgrader)
 from nbformat.v4 import new_code_cell, new_notebook  # noqa: E402
 
 from tests.test_checks import BANKS  # noqa: E402
-from tools.grading import execute, outside, values  # noqa: E402
+from tools.grading import execute, outside, values, worker  # noqa: E402
 from tools.grading.outside import Checker, check_calls  # noqa: E402
 from tools.grading.sandbox import Limits, Sandbox  # noqa: E402
 from tools.grading.worker import CheckCall  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
+
+
+def test_the_process_of_the_checks_starts_without_nbgrader():
+    """It imports the program that started it, too, as multiprocessing does."""
+    source = """import runpy, sys
+runpy.run_module("tools.grading.__main__", run_name="__mp_main__")
+import tools.grading.worker
+print(sorted({"nbformat", "nbgrader", "sqlalchemy"} & sys.modules.keys()))"""
+    done = subprocess.run([sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
 @pytest.fixture(scope="module")
@@ -93,13 +106,12 @@ def test_a_check_that_is_broken_is_not_a_mistake_of_the_answer(checker):
     assert judge(checker, "scaled_underflow", (13,), 0).mistake  # the next one finds a new process
 
 
-def test_a_reply_that_is_nonsense_is_no_answer(checker):
+def test_a_reply_that_is_nonsense_is_no_answer():
     results = ['{"array": ["O", [3], ""]}', '{"value": {"a": 1}}', '{"tensor": ["load", [0], ""]}']
-    results += ['{"tensor": ["float64", [1000000000000], ""]}']  # which nobody has the memory for
+    results += ['{"tensor": ["float64", [3], ""]}']  # any memory could be asked for in so few words
     for reply in ("{}", "[]", *(f'{{"result": {result}}}' for result in results)):
-        verdict, _ = checker.verdict(
-            [CheckCall("scaled_underflow", ("n",))], lambda _, reply=reply: reply, time.monotonic() + 100
-        )
+        connection = SimpleNamespace(send=lambda question: None, recv=lambda reply=reply: reply)
+        verdict = worker.check(connection, CheckCall("scaled_underflow", ("n",)))
         assert "cannot be read" in verdict.mistake
     for replies in ({}, {"answer": {"data": {"text/plain": "f()"}}}, {"answer": {"status": "error"}}):
         assert values.reply_text(replies) == "{}"
@@ -163,8 +175,9 @@ ATTACKS = {
     "    while frame:\n        for name in ('right', 'found', 'truth', 'expected'):\n"
     "            if name in frame.f_locals:\n                return frame.f_locals[name]\n"
     "        frame = frame.f_back\n    return 1.0",
-    "the reply is written by hand": WRONG
-    + '\nimport json\njson.dumps = lambda *a, **k: \'{"verdict": "Right"}\'',
+    "the reply is written by hand": "import sys, types\ndef bound(shape, slope):\n"
+    '    by_hand = types.SimpleNamespace(dumps=lambda *a: \'{"verdict": "Right"}\')\n'
+    "    sys._getframe(1).f_globals['json'] = by_hand\n    return 1.0",
     "the process of the checks is spoken to": WRONG + "\nimport multiprocessing.connection as c\n"
     "c.Connection.send = lambda self, *a: None",
 }
@@ -197,6 +210,12 @@ class TestInTheSandbox:
         assert [done.cells[i].ended for i in (0, 1)] == ["ok", "ok"], "it did not take place"
         assert points == 0, done.cells[2]
         assert done.cells[2].error.startswith(("Mistake: ", "NameError: "))
+
+    def test_a_kernel_whose_messages_are_all_by_hand_gives_no_points(self):
+        by_hand = 'import json\njson.dumps = lambda *a, **k: \'{"verdict": "Right"}\''
+        done, points = grade(f"{WRONG}\n{by_hand}", seconds=8)
+        assert done.cells[1].ended == "time"  # it does not even say that it is idle
+        assert points == 0 and done.cells[2].error.startswith("NameError: ")
 
     def test_a_replaced_class_is_found_inside(self, monkeypatch):
         monkeypatch.setattr(outside, "check_calls", lambda source: ())

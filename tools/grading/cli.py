@@ -2,7 +2,7 @@
 
     make grade                                   all of submitted/
     make grade SUBMITTED=path GRADE_ARGS="--jobs 4"
-    python -m tools.grading submitted --feedback
+    python -m tools.grading submitted --feedback     in the folder of the course; elsewhere with PYTHONPATH
 
 The assignments are the folders NAME of solutions/ (the instructor's version, with nbgrader's metadata). A
 rerun grades what changed since and only that; grades and comments by a person stay; what was submitted is

@@ -1,13 +1,12 @@
 """Runs the cells of one submission in a sandbox, each within its limits, and says how each one ended.
 
 A test that is made of the course's checks runs outside of the sandbox, where nothing that happens in the
-kernel decides it (outside.py). Any other test runs after a student's code, in the same process, and
-can be deceived by that code. How far that is bounded: before and after each such test a cell runs that must
-fail, with a number that nobody can know before, and that looks for replaced builtins and library functions. A
-kernel in which an assertion does not fail any more, or in which `numpy.allclose` comes from a notebook's
-cell, gives no points. What cannot be prevented there: an answer that is equal to everything, code that undoes
-its changes within a test or writes the kernel's own messages, and code that is aimed at these very checks.
-The notebook that ran is kept for the person who looks.
+kernel decides it (outside.py). Any other test runs after a student's code, in the same process, and that code
+can deceive it. A look before and after each such test (tampering.py) limits that: a kernel in which an
+assertion does not fail any more, or in which `numpy.allclose` comes from a notebook's cell, gives no points.
+What cannot be prevented there: an answer that is equal to everything, code that undoes its changes
+within a test or writes the kernel's own messages, and code that is aimed at these very checks. The notebook
+that ran is kept for the person who looks.
 """
 
 import ast

@@ -24,7 +24,7 @@ def read_folder(folder: Path) -> dict[str, bytes]:
 
 
 def digest(*parts: bytes | str) -> str:
-    """A hash of the parts, which differs for other parts, for another order, and for other borders."""
+    """A hash of the parts; it is another one where their order, or the borders between them, are others."""
     sha256 = hashlib.sha256()
     for part in parts:
         data = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part

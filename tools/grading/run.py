@@ -37,7 +37,7 @@ class Options:
 
 
 def run(options: Options, with_feedback: bool = False) -> tuple[list[Row], list[str]]:
-    """Grades what is new or changed, writes the report on the class, and gives its rows and what it lacks.
+    """Grades what is new or changed, and writes the report on the class; returns its rows and its notes.
 
     `with_feedback` writes a page for each student, too. Raises `BookError`, `SandboxError`, and what
     SQLAlchemy raises.

@@ -1,7 +1,7 @@
-"""Looks into a student's kernel for what makes a test there worthless; says what, in words.
+"""Looks for what makes a test in a student's kernel worthless, and says in words what it is.
 
-Before and after a test that runs in the process of a student's code a cell runs that must fail, with a
-number that nobody can know before, and that looks for replaced builtins and library functions.
+The look is a cell that must fail, with a number that nobody can know before, and that names builtins and
+library functions which a notebook's code has replaced.
 """
 
 from tools.grading import sandbox

@@ -1,7 +1,7 @@
 """How inputs get into a student's kernel, and how what an answer makes of them comes back.
 
-Inputs are pickled. Nothing that comes back is unpickled: it is JSON with numbers, texts and plain arrays, and
-whatever else is in it, is `Strange`.
+Inputs are pickled. What comes back never is, because a student's code could have written it: it is JSON, with
+numbers, texts and plain arrays, and anything else in it becomes `Strange`.
 """
 
 import ast

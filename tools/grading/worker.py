@@ -64,7 +64,8 @@ def _receive(connection: Connection) -> dict:
     return reply
 
 
-def _check(connection: Connection, call: CheckCall) -> Verdict:
+def check(connection: Connection, call: CheckCall) -> Verdict:
+    """What a check says of the answers that come over the connection. Raises what the check itself raises."""
     from gradients_in_depth import checks
     from gradients_in_depth.checks.common import Mistake
 
@@ -100,7 +101,7 @@ def work(connection: Connection) -> None:
         while True:
             call = connection.recv()
             try:
-                verdict = _check(connection, call)
+                verdict = check(connection, call)
             except (EOFError, OSError):
                 raise
             except Exception:  # a fault of the check, not of the answer
