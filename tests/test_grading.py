@@ -1,4 +1,4 @@
-"""A class of right, wrong, broken and hostile submissions is graded as the table in grading_class.py says."""
+"""A class of right, wrong, broken and hostile submissions is graded as the tables beside this file say."""
 
 import contextlib
 import csv
@@ -29,20 +29,44 @@ grading_book = pytest.importorskip(
 from nbformat.v4 import new_code_cell, new_notebook, new_output  # noqa: E402
 from sqlalchemy import Engine, event  # noqa: E402
 
-from tests.grading_class import CLASS, NAME, RIGHT, SECRET, edited, released, save, write_class, write_course  # noqa: E402
-from tools.grading import cli as grading  # noqa: E402 (after the line that skips without nbgrader)
-from tools.grading import examine, execute, report  # noqa: E402
+from tests.grading_class import (  # noqa: E402 (after the line that skips without nbgrader)
+    ANSWERS,
+    NAME,
+    RIGHT,
+    SECRET,
+    Case,
+    edit,
+    read,
+    save,
+    write_class,
+    write_course,
+)
+from tests.grading_files import FILES  # noqa: E402
+from tests.grading_hostile import ENDLESS, HOSTILE  # noqa: E402
+from tools.grading import assignments, cli, examine, execute, report, run, submission  # noqa: E402
 from tools.grading.examine import CannotGradeError  # noqa: E402
 from tools.grading.sandbox import Limits, Sandbox  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
+CLASS = ANSWERS | FILES | HOSTILE
 TESTS = ("test_double", "test_slope", "test_parts")
 
 
 def grade(course: Path, *options: str, **environment: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "tools.grading", course / "submitted"]
-    command += ["--source", course / "source", "--cell-seconds", "15", "--memory-mb", "1024", *options]
-    return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
+    """The real command, from a folder other than the course's own."""
+    command = [sys.executable, "-P", "-m", "tools.grading", course / "submitted", "--source", "source"]
+    command += ["--memory-mb", "1024", *options]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | environment
+    return subprocess.run(command, cwd=course, env=environment, capture_output=True, text=True)
+
+
+def grade_here(course: Path, *options: str) -> int:
+    """The same in this process, which has imported nbgrader already."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        return cli.main([str(course / "submitted"), "--source", str(course / "source"), *options])
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def rows(course: Path) -> dict[str, dict]:
@@ -50,14 +74,10 @@ def rows(course: Path) -> dict[str, dict]:
         return {row["student"].removeprefix("'"): row for row in csv.DictReader(file)}
 
 
-def book(course: Path) -> grading_book.Book:
-    return grading_book.Book(f"sqlite:///{course / 'grading' / 'gradebook.db'}")
-
-
-def points(course: Path, student: str) -> tuple:
-    with_book = book(course)
-    grades = {g.name: g.auto for g in with_book.grades(student, NAME, NAME) or []}
-    with_book.close()
+def points(course: Path, student: str, url: str = "") -> tuple:
+    book = grading_book.Book(url or f"sqlite:///{course / 'grading' / 'gradebook.db'}")
+    with contextlib.closing(book):
+        grades = {g.name: g.auto for g in book.grades(student, NAME, NAME) or []}
     return tuple(grades.get(name) for name in TESTS)
 
 
@@ -66,48 +86,54 @@ def hashes(folder: Path) -> dict[str, str]:
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def given(course: Path) -> dict:
-    """The released notebook, made in a folder of its own."""
-    place = course / "given"
-    place.mkdir()
-    grading_book.release(course, NAME, course / "source", place, f"sqlite:///{place / 'x.db'}")
-    return released(place / NAME / f"{NAME}.ipynb")
+@pytest.fixture(scope="module")
+def released(tmp_path_factory) -> dict:
+    """The notebook as students get it."""
+    folder = tmp_path_factory.mktemp("released")
+    place = folder / "exercises"
+    grading_book.release(folder, NAME, write_course(folder), place, f"sqlite:///{folder / 'x.db'}")
+    return read(place / NAME / f"{NAME}.ipynb")
 
 
 @pytest.fixture(scope="module")
-def graded(tmp_path_factory):
+def graded(tmp_path_factory, released):
     """The whole class, graded once, and what was there before and left afterwards."""
     course = tmp_path_factory.mktemp("course")
     source = write_course(course)
-    paths = [str(course / name) for name in ("source", "submitted", "grading", "given")]
-    paths += [str(ROOT / "solutions"), str(ROOT / "tests"), "/etc/passwd", "/home"]
+    paths = [str(course / name) for name in ("source", "submitted", "grading")]
+    paths += [*(str(ROOT / name) for name in ("solutions", "tests", "tools")), "/etc/passwd"]
     with socket.create_server(("127.0.0.1", 0)) as server:
-        write_class(course / "submitted", given(course), server.getsockname()[1], paths[:-1])
+        write_class(course / "submitted", CLASS, released, server.getsockname()[1], paths)
         before = hashes(course / "submitted") | hashes(source)
-        done = grade(course, "--feedback", "--jobs", "4", PASSWORD_OF_GRADER="grader-secret")
+        options = ("--feedback", "--jobs", "4", "--cell-seconds", "60")
+        done = grade(course, *options, PASSWORD_OF_GRADER="grader-secret")
     assert done.returncode == 0, done.stderr
     return course, before
+
+
+def assert_outcome(course: Path, student: str, case: Case) -> None:
+    row = rows(course)[student]
+    assert (row["state"], points(course, student)) == (case.state, case.points), row
+    assert case.word in row["reasons"] + row["remarks"]
+    if case.state == "GRADED":
+        assert float(row["score"]) == sum(case.points)
+    else:
+        assert row["score"] == ""
+        assert row["reasons"]
+    if case.state == "NOT GRADED":
+        assert row["points_so_far"] == ""
 
 
 @pytest.mark.slow
 @pytest.mark.sandbox
 class TestClass:
     def test_it_is_large_enough(self):
-        assert len(CLASS) >= 40
+        assert len(CLASS) >= 90
 
     @pytest.mark.parametrize("student", CLASS)
     def test_outcome(self, graded, student):
         course, *_ = graded
-        case, row = CLASS[student], rows(course)[student]
-        assert (row["state"], points(course, student)) == (case.state, case.points), row
-        assert case.word in row["reasons"] + row["remarks"]
-        if case.state == "GRADED":
-            assert float(row["score"]) == sum(case.points)
-        else:
-            assert row["score"] == ""
-            assert row["reasons"]
-        if case.state == "NOT GRADED":
-            assert row["points_so_far"] == ""
+        assert_outcome(course, student, CLASS[student])
 
     def test_what_was_submitted_is_as_it_was(self, graded):
         course, before, *_ = graded
@@ -165,14 +191,67 @@ class TestClass:
         assert kept.read_bytes() == (course / "submitted" / "right" / NAME / f"{NAME}.ipynb").read_bytes()
 
 
-@pytest.fixture
-def course(tmp_path):
-    """Three students, nothing graded yet."""
-    write_course(tmp_path)
-    notebook = given(tmp_path)
+@pytest.fixture(scope="module")
+def graded_endless(tmp_path_factory, released):
+    """Those that come to no end, whose time is up sooner than that of the others."""
+    course = tmp_path_factory.mktemp("endless")
+    write_course(course)
+    write_class(course / "submitted", ENDLESS, released, 0, [])
+    assert grade_here(course, "--jobs", "4", "--cell-seconds", "6") == 0
+    return course
+
+
+@pytest.mark.slow
+@pytest.mark.sandbox
+class TestEndless:
+    @pytest.mark.parametrize("student", ENDLESS)
+    def test_outcome(self, graded_endless, student):
+        assert_outcome(graded_endless, student, ENDLESS[student])
+
+
+def restore(folder: Path, name: str) -> Path:
+    """Puts a copy of `name` where the course is, always in one place, which is in the gradebook's address.
+
+    For another gradebook everything would be graded again.
+    """
+    shutil.rmtree(folder / "course", ignore_errors=True)
+    shutil.copytree(folder / name, folder / "course")
+    return folder / "course"
+
+
+@pytest.fixture(scope="module")
+def three_students(tmp_path_factory, released) -> Path:
+    """A folder with a course, `fresh`, of which nothing is graded."""
+    folder = tmp_path_factory.mktemp("three")
+    write_course(folder / "fresh")
     for student, answers in {"ada": RIGHT, "bob": RIGHT | {"slope": ""}, "cem": RIGHT}.items():
-        save(tmp_path / "submitted" / student / NAME, edited(notebook, **answers))
-    return tmp_path
+        save(folder / "fresh" / "submitted" / student / NAME, edit(released, **answers))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def graded_once(three_students) -> Path:
+    """The same folder, also with `graded`."""
+    course = restore(three_students, "fresh")
+    assert grade_here(course) == 0
+    shutil.copytree(course, three_students / "graded")
+    return three_students
+
+
+@pytest.fixture
+def course(three_students) -> Path:
+    """Three students, nothing graded yet."""
+    return restore(three_students, "fresh")
+
+
+@pytest.fixture
+def graded_course(graded_once) -> Path:
+    """Three students, graded."""
+    return restore(graded_once, "graded")
+
+
+def notebook_of(course: Path, student: str) -> Path:
+    return course / "submitted" / student / NAME / f"{NAME}.ipynb"
 
 
 def by_hand(course: Path, student: str, cell: str, score: float, comment: str) -> None:
@@ -189,16 +268,15 @@ def by_hand(course: Path, student: str, cell: str, score: float, comment: str) -
 @pytest.mark.slow
 @pytest.mark.sandbox
 class TestReruns:
-    def test_only_what_changed_and_grades_by_hand_stay(self, course):
-        assert grade(course).returncode == 0
+    def test_only_what_changed_and_grades_by_hand_stay(self, graded_course):
+        course = graded_course
         by_hand(course, "ada", "why", 2.5, "Well said.")
         by_hand(course, "bob", "why", 1, "Too short.")
-        notebook = course / "submitted" / "bob" / NAME / f"{NAME}.ipynb"
-        save(notebook.parent, edited(json.loads(notebook.read_text()), slope=RIGHT["slope"]))
+        notebook = notebook_of(course, "bob")
+        save(notebook.parent, edit(read(notebook), slope=RIGHT["slope"]))
         records = {path: path.stat().st_mtime_ns for path in (course / "grading" / "records").rglob("*.json")}
         assert len(records) == 3
-        done = grade(course, "--feedback")
-        assert done.returncode == 0
+        assert grade_here(course, "--feedback") == 0
         assert sum(path.stat().st_mtime_ns != then for path, then in records.items()) == 1
         now = rows(course)
         assert (now["ada"]["state"], now["ada"]["score"]) == ("GRADED", "9.5")
@@ -209,56 +287,59 @@ class TestReruns:
         assert "Too short." in page
         assert len(list((course / "grading" / "kept" / "bob" / NAME).iterdir())) == 2
 
-    def test_a_broken_resubmission_takes_the_old_score_back_and_no_grade_by_hand(self, course):
-        assert grade(course).returncode == 0
+    def test_a_broken_resubmission_takes_the_old_score_back_and_no_grade_by_hand(self, graded_course):
+        course = graded_course
         by_hand(course, "ada", "why", 2.5, "Well said.")
         assert rows(course)["ada"]["points_so_far"] == "7"
-        good = (course / "submitted" / "ada" / NAME / f"{NAME}.ipynb").read_bytes()
+        good = notebook_of(course, "ada").read_bytes()
         save(course / "submitted" / "ada" / NAME, good[:100])
-        assert grade(course).returncode == 0
+        assert grade_here(course) == 0
         row = rows(course)["ada"]
         assert (row["state"], row["score"], row["points_so_far"]) == ("NOT GRADED", "", "")
         assert points(course, "ada") == (None, None, None)
         save(course / "submitted" / "ada" / NAME, good)
-        assert grade(course).returncode == 0
+        assert grade_here(course) == 0
         assert rows(course)["ada"]["points_so_far"] == "9.5"
 
-    def test_interrupted_it_goes_on(self, course):
-        endless = edited(json.loads((course / "submitted" / "cem" / NAME / f"{NAME}.ipynb").read_text()))
-        slow = edited(endless, double="import time\ntime.sleep(40)")
-        save(course / "submitted" / "cem" / NAME, slow)
+    def test_interrupted_it_goes_on(self, graded_course):
+        course, records = graded_course, graded_course / "grading" / "records" / NAME
+        right = read(notebook_of(course, "cem"))
+        save(course / "submitted" / "bob" / NAME, right)
+        save(course / "submitted" / "dan" / NAME, edit(right, double="import time\ntime.sleep(25)"))
+        first = {path: path.stat().st_mtime_ns for path in records.glob("*.json")}
         command = [sys.executable, "-m", "tools.grading", course / "submitted", "--jobs", "1"]
-        command += ["--source", course / "source", "--cell-seconds", "60"]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        records = course / "grading" / "records" / NAME
+        command += ["--source", course / "source"]
+        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
         for _ in range(1200):
-            if len(list(records.glob("*.json"))) == 2:
+            if any(path.stat().st_mtime_ns != then for path, then in first.items()):
                 break
             time.sleep(0.1)
         time.sleep(3)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=60)
         assert process.returncode == 130
-        assert "run it again to go on" in said
+        assert "run it again to go on" in errors
         now = rows(course)
-        assert now["ada"]["points_so_far"] == "7"
-        assert now["cem"]["state"] == "NOT GRADED"
-        assert "interrupted" in now["cem"]["reasons"]
+        assert [now[student]["points_so_far"] for student in ("ada", "bob", "dan")] == ["7", "7", ""]
+        assert now["dan"]["state"] == "NOT GRADED"
+        assert "interrupted" in now["dan"]["reasons"]
         before = {path: path.stat().st_mtime_ns for path in records.glob("*.json")}
-        save(course / "submitted" / "cem" / NAME, edited(endless, **RIGHT))
-        command[-1] = "60"
-        assert subprocess.run(command, capture_output=True).returncode == 0
+        assert len(before) == 3
+        save(course / "submitted" / "dan" / NAME, right)
+        assert grade_here(course) == 0
         assert {path: path.stat().st_mtime_ns for path in before} == before
-        assert rows(course)["cem"]["points_so_far"] == "7"
+        assert rows(course)["dan"]["points_so_far"] == "7"
 
     def test_a_terminal_sees_how_far_it_is(self, course):
         """And a second run, which has nothing to do, is at its end at once."""
+        for student in ("bob", "cem"):
+            shutil.rmtree(course / "submitted" / student)
         for _ in range(2):
             command = [sys.executable, "-m", "tools.grading", course / "submitted"]
             command += ["--source", course / "source", "--jobs", "1"]
             terminal, theirs = os.openpty()
             fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs)
+            process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=theirs)
             os.close(theirs)
             seen = b""
             with contextlib.suppress(OSError):  # the other end of a terminal that is closed
@@ -266,43 +347,42 @@ class TestReruns:
                     seen += part
             os.close(terminal)
             assert process.wait(60) == 0
-            assert re.search(rb"Grading: +0%.* 0/3 .*Grading: +100%.* 3/3 ", seen, re.DOTALL), seen
+            assert re.search(rb"Grading: +0%.* 0/1 .*Grading: +100%.* 1/1 ", seen, re.DOTALL), seen
 
-    def test_formgrader_opens_on_what_was_graded(self, course):
+    def test_formgrader_opens_on_what_was_graded(self, graded_course):
         """From the folder of the grades, as `make formgrader` starts it."""
-        assert grade(course).returncode == 0
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         command = [sys.executable, "-m", "jupyter", "server", "--allow-root", f"--ServerApp.port={port}"]
         command += ["--ServerApp.root_dir=.", "--ServerApp.port_retries=0", "--IdentityProvider.token="]
-        log, address = course / "server.log", f"http://127.0.0.1:{port}/formgrader"
+        log, address = graded_course / "server.log", f"http://127.0.0.1:{port}/formgrader"
         with log.open("w") as file:
-            server = subprocess.Popen(command, cwd=course / "grading", stdout=file, stderr=file)
+            server = subprocess.Popen(command, cwd=graded_course / "grading", stdout=file, stderr=file)
         try:
-            submissions = json.loads(opened(f"{address}/api/submissions/{NAME}", log))
+            submissions = json.loads(get(f"{address}/api/submissions/{NAME}", log))
             assert {one["student"]: one["needs_manual_grade"] for one in submissions}["ada"]
             (ada,) = [one for one in submissions if one["student"] == "ada"]
-            notebooks = json.loads(opened(f"{address}/api/submitted_notebooks/{NAME}/{NAME}", log))
+            notebooks = json.loads(get(f"{address}/api/submitted_notebooks/{NAME}/{NAME}", log))
             (of_ada,) = [one["id"] for one in notebooks if one["student"] == "ada"]
-            page = opened(f"{address}/submissions/{of_ada}/", log)
+            page = get(f"{address}/submissions/{of_ada}/", log)
             assert ada["score"] == 7 and 'id="why-comment"' in page
         finally:
             server.terminate()
             server.wait(20)
 
     def test_another_gradebook_by_its_url(self, course):
+        for student in ("bob", "cem"):
+            shutil.rmtree(course / "submitted" / student)
         url = f"sqlite:///{course / 'elsewhere.sqlite'}"
-        assert grade(course, "--db", url).returncode == 0
+        assert grade_here(course, "--db", url) == 0
         assert not (course / "grading" / "gradebook.db").exists()
-        other = grading_book.Book(url)
-        assert [g.auto for g in other.grades("ada", NAME, NAME) if g.name == "test_slope"] == [3]
-        other.close()
+        assert points(course, "ada", url) == (2, 3, 2)
         # The records are of that gradebook: a new one starts from the beginning.
-        assert grade(course).returncode == 0
+        assert grade_here(course) == 0
         assert points(course, "ada") == (2, 3, 2)
 
 
-def opened(url: str, log: Path) -> str:
+def get(url: str, log: Path) -> str:
     """What an address gives, once its server is there."""
     for _ in range(240):
         try:
@@ -319,29 +399,29 @@ class TestWithoutBubblewrap:
         programs = tmp_path / "programs"
         programs.mkdir()
         for name in ("sh", "prlimit", "git"):
-            if found := shutil.which(name):
-                (programs / name).symlink_to(found)
+            if program := shutil.which(name):
+                (programs / name).symlink_to(program)
         done = grade(course, PATH=str(programs))
         assert done.returncode == 2
         assert "bubblewrap is not installed" in done.stderr
         assert "--no-sandbox" in done.stderr
         assert not (course / "grading" / "grades.csv").exists()
-        cell = edited(json.loads((course / "submitted" / "cem" / NAME / f"{NAME}.ipynb").read_text()))
         background = "import subprocess\nsubprocess.Popen(['sleep', '87654'], start_new_session=True)\n"
-        save(course / "submitted" / "cem" / NAME, edited(cell, double=background + RIGHT["double"]))
+        notebook = notebook_of(course, "cem")
+        save(notebook.parent, edit(read(notebook), double=background + RIGHT["double"]))
         done = grade(course, "--no-sandbox", PATH=f"{programs}:/bin")
         assert done.returncode == 0, done.stderr
         assert points(course, "ada") == points(course, "cem") == (2, 3, 2)
         assert points(course, "bob") == (2, 0, 0)
         assert [p for p in psutil.process_iter(["cmdline"]) if "87654" in (p.info["cmdline"] or [])] == []
 
-    def test_wrong_folders_are_said_in_a_sentence(self, course):
-        done = grade(course, "--assignment", "slops", "--no-sandbox")
-        assert done.returncode == 2
-        assert "no assignment called slops" in done.stderr
-        done = grade(course / "nowhere")
-        assert done.returncode == 2
-        assert "there is no folder" in done.stderr
+    def test_wrong_folders_are_said_in_a_sentence(self, course, capsys):
+        assert grade_here(course, "--assignment", "slops", "--no-sandbox") == 2
+        assert "no assignment called slops" in capsys.readouterr().err
+        with pytest.raises(SystemExit) as caught:
+            grade_here(course / "nowhere")
+        assert caught.value.code == 2
+        assert "there is no folder" in capsys.readouterr().err
 
 
 def points_of(source: str, *outputs, ended: str = "ok", most: float = 4):
@@ -402,20 +482,32 @@ def test_what_the_report_leaves_out_is_named(tmp_path):
     (tmp_path / "submitted" / "eve").symlink_to(tmp_path / "source")
 
     def left_out(only, names):
-        options = grading.Options(
-            *[tmp_path / "submitted", tmp_path / "source", tmp_path], "", None, 1, True, only, False
-        )
-        tasks = [grading.Assignment(name, tmp_path / "source" / name, (), "") for name in names]
-        taken, said = grading.handed_in(options, tasks, grading.students(tmp_path / "submitted"))
-        return [task.name for task in taken], said
+        source, students = tmp_path / "source", run.student_folders(tmp_path / "submitted")
+        tasks = [assignments.Assignment(name, source / name, (), "") for name in names]
+        chosen, notes = run.choose_assignments(source, only, tasks, students)
+        return [task.name for task in chosen], notes
 
     strange = [
         "ada has tow, which is no folder of an assignment.",
         "bob has two.ipynb, which is no folder of an assignment.",
     ]
     assert left_out((), ("one", "two", "three")) == (["one"], ["Nobody handed in two, three.", *strange])
-    asked = ["Not asked for, and not in this report: one.", *strange]
-    assert left_out(("two",), ("two",)) == (["two"], asked)
+    others = ["Not asked for, and not in this report: one.", *strange]
+    assert left_out(("two",), ("two",)) == (["two"], others)
+
+
+def test_nothing_is_graded_again_after_a_change_of_the_program_alone(tmp_path):
+    """Where this fails, every class is graded again: raise VERSION if the points may differ, and say so."""
+    cell = examine.CellSpec("test", "code", True, True, False, False, 2.0, "abc", "assert f()", "")
+    spec = examine.NotebookSpec(NAME, (cell,), (("code", "", "test"),), {"name": "python3"})
+    files = {f"{NAME}.ipynb": b"{}", "given.txt": b"given"}
+    of_assignment = assignments.fingerprint("sqlite:///gradebook.db", [spec], files)
+    assert of_assignment.startswith("1c656e83f1806d02")
+    save(tmp_path / "ada" / NAME, b"")
+    assignment = assignments.Assignment(NAME, tmp_path / "source", (spec,), of_assignment)
+    job = submission.prepare(tmp_path / "ada", assignment, None, Limits())
+    assert job.outcomes[NAME].reasons == {"": "the file is empty"}
+    assert job.fingerprint.startswith("d91622c2ed86a785")
 
 
 def test_a_link_is_not_followed(tmp_path):
@@ -433,10 +525,10 @@ def test_honest_libraries_are_not_taken_for_tampering(tmp_path):
     import threading
 
     # A name with a dot for each module: `gradients_in_depth.checks` is a folder.
-    paths = [path.relative_to(ROOT).with_suffix("") for path in (ROOT / "utils").rglob("*.py")]
+    paths = [path.relative_to(ROOT / "utils").with_suffix("") for path in (ROOT / "utils").rglob("*.py")]
     names = sorted(".".join(path.parts).removesuffix(".__init__") for path in paths)
     assert {
-        "utils",
+        "gradients_in_depth",
         "gradients_in_depth.checks",
         "gradients_in_depth.checks.common",
         "gradients_in_depth.training",

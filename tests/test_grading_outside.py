@@ -2,10 +2,13 @@
 
 import json
 import math
+import subprocess
+import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,14 +19,22 @@ from nbformat.v4 import new_code_cell, new_notebook  # noqa: E402
 
 from tests.check_banks import UNLISTED  # noqa: E402
 from tests.test_checks import BANKS  # noqa: E402
-from tools.grading import (
-    execute,  # noqa: E402
-    outside,  # noqa: E402
-)
-from tools.grading.outside import Asked, Checker, asked, expression  # noqa: E402
+from tools.grading import execute, outside, values, worker  # noqa: E402
+from tools.grading.outside import Checker, check_calls  # noqa: E402
 from tools.grading.sandbox import Limits, Sandbox  # noqa: E402
+from tools.grading.worker import CheckCall  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
+
+
+def test_the_process_of_the_checks_starts_without_nbgrader():
+    """It imports the program that started it, too, as multiprocessing does."""
+    source = """import runpy, sys
+runpy.run_module("tools.grading.__main__", run_name="__mp_main__")
+import tools.grading.worker
+print(sorted({"nbformat", "nbgrader", "sqlalchemy"} & sys.modules.keys()))"""
+    done = subprocess.run([sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +44,12 @@ def checker():
     one.stop()
 
 
-def judged(checker, name, answer, seed):
+def judge(checker, name, answer, seed):
     """The verdict on a tuple of answers that live in a namespace as in a kernel."""
     names = tuple(f"answer_{k}" for k in range(len(answer)))
     namespace = dict(zip(names, answer, strict=True))
     verdict, ended = checker.verdict(
-        [Asked(name, names, seed)], lambda text: eval(text, namespace), time.monotonic() + 100
+        [CheckCall(name, names, seed)], lambda text: eval(text, namespace), time.monotonic() + 100
     )
     assert ended
     return verdict
@@ -48,21 +59,21 @@ def judged(checker, name, answer, seed):
 @pytest.mark.parametrize("bank", BANKS, ids=lambda bank: bank.check.name)
 def test_the_verdict_is_the_same_as_inside(checker, bank):
     for name, (answer, sentence) in bank.all_wrong(7).items():
-        verdict = judged(checker, bank.check.name, answer, 7)
+        verdict = judge(checker, bank.check.name, answer, 7)
         assert verdict.kind == "Mistake", name
         assert sentence == UNLISTED or sentence in verdict.mistake, name
     for name, answer in bank.right.items():
-        verdict = judged(checker, bank.check.name, answer, 7)
+        verdict = judge(checker, bank.check.name, answer, 7)
         assert not verdict.mistake and verdict.text.startswith("Right"), (name, verdict)
 
 
 @pytest.mark.parametrize(
     ("source", "lines"),
     [
-        ("checks.one(f)", (Asked("one", ("f",), 0),)),
+        ("checks.one(f)", (CheckCall("one", ("f",), 0),)),
         (
             "checks.one(f, g)\n### BEGIN HIDDEN TESTS\nchecks.one(f, g, seed=7)\n### END HIDDEN TESTS",
-            (Asked("one", ("f", "g"), 0), Asked("one", ("f", "g"), 7)),
+            (CheckCall("one", ("f", "g"), 0), CheckCall("one", ("f", "g"), 7)),
         ),
         ("assert f(1) == 2", ()),
         ("checks.one(f)\nassert f(1) == 2", ()),
@@ -73,47 +84,48 @@ def test_the_verdict_is_the_same_as_inside(checker, bank):
     ],
 )
 def test_which_tests_can_be_checked_outside(source, lines):
-    assert asked(source) == lines
+    assert check_calls(source) == lines
 
 
 def test_all_tests_of_all_sets_are_checked_outside():
-    found = 0
+    tests = 0
     for path in sorted(ROOT.glob("solutions/*/*.ipynb")):
         seeds = set()
         for cell in nbformat.read(path, 4).cells:
             if execute.is_test(cell):
-                lines = asked(cell.source)
+                lines = check_calls(cell.source)
                 assert lines, cell.source
                 seeds |= {line.seed for line in lines}
-                found += 1
+                tests += 1
         assert len(seeds) > 1, f"no hidden test in {path.stem} has a seed of its own"
-    assert found >= len(BANKS)
+    assert tests >= len(BANKS)
 
 
 @pytest.mark.slow  # two processes start
 def test_a_check_that_is_broken_is_not_a_mistake_of_the_answer(checker):
     with pytest.raises(outside.BrokenCheckError, match="no_such_check"):
-        judged(checker, "no_such_check", (1,), 0)
-    assert judged(checker, "scaled_underflow", (13,), 0).mistake  # the next one finds a new process
+        judge(checker, "no_such_check", (1,), 0)
+    assert judge(checker, "scaled_underflow", (13,), 0).mistake  # the next one finds a new process
 
 
-def test_a_reply_that_is_nonsense_is_no_answer(checker):
-    for reply in ("{}", "[]", '{"result": {"array": ["O", [3], ""]}}', '{"result": {"value": {"a": 1}}}'):
-        verdict, _ = checker.verdict(
-            [Asked("scaled_underflow", ("n",))], lambda _, reply=reply: reply, time.monotonic() + 100
-        )
+def test_a_reply_that_is_nonsense_is_no_answer():
+    results = ['{"array": ["O", [3], ""]}', '{"value": {"a": 1}}', '{"tensor": ["load", [0], ""]}']
+    results += ['{"tensor": ["float64", [3], ""]}']  # any memory could be asked for in so few words
+    for reply in ("{}", "[]", *(f'{{"result": {result}}}' for result in results)):
+        connection = SimpleNamespace(send=lambda question: None, recv=lambda reply=reply: reply)
+        verdict = worker.check(connection, CheckCall("scaled_underflow", ("n",)))
         assert "cannot be read" in verdict.mistake
     for replies in ({}, {"answer": {"data": {"text/plain": "f()"}}}, {"answer": {"status": "error"}}):
-        assert outside.reading(replies) == "{}"
+        assert values.reply_text(replies) == "{}"
 
 
-def test_what_the_kernel_tells_of_values():
+def test_what_the_kernel_says_of_values():
     import numpy as np
     import torch
 
     def there_and_back(value):
-        reply = eval(expression("x", None, 0), {"x": value})
-        return outside._read(json.loads(reply)["result"])
+        reply = eval(values.expression("x", None, 0), {"x": value})
+        return values.decode_answer(json.loads(reply)["result"])
 
     for value in (3, 2.5, True, "text", None, ..., math.inf, 1 + 2j, [1, (2.0, "a")], {"a": [1], 2: {3, 4}}):
         assert there_and_back(value) == value and type(there_and_back(value)) is type(value)
@@ -141,6 +153,8 @@ EQUAL = """class Equal(float):
     def __sub__(self, other): return self
     __rsub__ = __add__ = __mul__ = __truediv__ = __sub__
     __hash__ = float.__hash__"""
+# What an attack has at hand, as in an exercise. Anything else does without, because it takes seconds.
+IMPORTS = "import math, numpy, torch, gradients_in_depth\nfrom gradients_in_depth import checks"
 ATTACKS = {
     "comparisons are always true": WRONG + "\nnumpy.allclose = torch.allclose = lambda *a, **k: True\n"
     "math.isclose = numpy.allclose",
@@ -163,19 +177,19 @@ ATTACKS = {
     "    while frame:\n        for name in ('right', 'found', 'truth', 'expected'):\n"
     "            if name in frame.f_locals:\n                return frame.f_locals[name]\n"
     "        frame = frame.f_back\n    return 1.0",
-    "the reply is written by hand": WRONG
-    + '\nimport json\njson.dumps = lambda *a, **k: \'{"verdict": "Right"}\'',
+    "the reply is written by hand": "import sys, types\ndef bound(shape, slope):\n"
+    '    by_hand = types.SimpleNamespace(dumps=lambda *a: \'{"verdict": "Right"}\')\n'
+    "    sys._getframe(1).f_globals['json'] = by_hand\n    return 1.0",
     "the process of the checks is spoken to": WRONG + "\nimport multiprocessing.connection as c\n"
     "c.Connection.send = lambda self, *a: None",
 }
 
 
-def graded(answer, seconds=20.0, more=()):
+def grade(answer, seconds=100.0, first="import math", more=()):
     """How the test of `uniform_bound` ended after the answer, and how the cells in `more` did."""
     test = new_code_cell("checks.uniform_bound(bound)\nchecks.uniform_bound(bound, seed=7)")
     test.metadata["nbgrader"] = {"grade": True, "solution": False, "points": 3, "grade_id": "bound"}
-    first = new_code_cell("import math, numpy, torch, gradients_in_depth\nfrom utils import checks")
-    notebook = new_notebook(cells=[first, new_code_cell(answer), test, *map(new_code_cell, more)])
+    notebook = new_notebook(cells=[*map(new_code_cell, (first, answer)), test, *map(new_code_cell, more)])
     limits = Limits(cell_seconds=seconds)
     with tempfile.TemporaryDirectory() as folder:
         done = execute.execute(
@@ -189,24 +203,31 @@ def graded(answer, seconds=20.0, more=()):
 @pytest.mark.sandbox
 class TestInTheSandbox:
     def test_a_right_answer_has_its_points(self):
-        done, points = graded(RIGHT)
+        done, points = grade(RIGHT)
         assert points == 3 and "Right" in done.cells[2].outputs[0].text
 
     @pytest.mark.parametrize("attack", ATTACKS)
     def test_an_attack_gives_no_points(self, attack):
-        done, points = graded(ATTACKS[attack])
+        done, points = grade(ATTACKS[attack], first=IMPORTS)
+        assert [done.cells[i].ended for i in (0, 1)] == ["ok", "ok"], "it did not take place"
         assert points == 0, done.cells[2]
         assert done.cells[2].error.startswith(("Mistake: ", "NameError: "))
 
+    def test_a_kernel_whose_messages_are_all_by_hand_gives_no_points(self):
+        by_hand = 'import json\njson.dumps = lambda *a, **k: \'{"verdict": "Right"}\''
+        done, points = grade(f"{WRONG}\n{by_hand}", seconds=8)
+        assert done.cells[1].ended == "time"  # it does not even say that it is idle
+        assert points == 0 and done.cells[2].error.startswith("NameError: ")
+
     def test_a_replaced_class_is_found_inside(self, monkeypatch):
-        monkeypatch.setattr(outside, "asked", lambda source: ())
-        done, points = graded(ATTACKS["the class of the checks is replaced"])
+        monkeypatch.setattr(outside, "check_calls", lambda source: ())
+        done, points = grade(ATTACKS["the class of the checks is replaced"], first=IMPORTS)
         assert points is None and "replaced gradients_in_depth.checks" in done.tampered[2]
 
     def test_the_attacks_are_real(self, monkeypatch):
         """In the student's kernel one of them has all the points, and nothing is noticed."""
-        monkeypatch.setattr(outside, "asked", lambda source: ())
-        done, points = graded(ATTACKS["the check itself is replaced"])
+        monkeypatch.setattr(outside, "check_calls", lambda source: ())
+        done, points = grade(ATTACKS["the check itself is replaced"], first=IMPORTS)
         assert points == 3 and done.tampered == {}
 
     @pytest.mark.parametrize(
@@ -222,11 +243,12 @@ class TestInTheSandbox:
         ],
     )
     def test_an_answer_that_does_not_end_well(self, body, ended, word):
-        done, points = graded(f"def bound(shape, slope):\n    {body}", seconds=12, more=["1 + 1"])
+        seconds = 8 if ended == "time" else 100
+        done, points = grade(f"def bound(shape, slope):\n    {body}", seconds, more=["1 + 1"])
         assert done.cells[2].ended == ended and word in done.cells[2].error + done.cells[2].why
         assert points == (0 if ended == "error" else None)
         assert done.cells[3].ended == "ok"
 
     def test_a_name_that_is_missing_is_named(self):
-        done, points = graded("def bond(shape, slope):\n    return 1")
+        done, points = grade("def bond(shape, slope):\n    return 1")
         assert points == 0 and "'bound' is not defined" in done.cells[2].error

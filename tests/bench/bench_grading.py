@@ -3,8 +3,8 @@
 Both grade from the start, in turn, so that a busy machine slows both. Prints seconds per submission, and how
 often as many submissions as nbgrader's this command grades in the same time:
 
-    python tests/bench/bench_grading.py
-    python tests/bench/bench_grading.py --submissions 40 --repeats 5 --jobs 1 2 4
+    python -m tests.bench.bench_grading
+    python -m tests.bench.bench_grading --submissions 40 --repeats 5 --jobs 1 2 4
 
 Plain nbgrader grades one at a time, without a sandbox. The submissions are right ones: nbgrader would stop at
 the broken ones, and at the hostile ones the machine would.
@@ -20,18 +20,18 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+from tests.grading_class import NAME, RIGHT, edit, read, save, write_course
+from tools.grading import book
 
-from tests.grading_class import NAME, RIGHT, edited, released, save, write_course  # noqa: E402
-from tools.grading import book  # noqa: E402 (after the line that finds it)
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def seconds(command: list[str], folder: Path) -> float:
     """The time that a command takes; it must succeed."""
     scripts = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": scripts, "PYTHONPATH": str(ROOT)}
     begun = time.perf_counter()
-    subprocess.run(command, cwd=folder, env=os.environ | {"PATH": scripts}, check=True, capture_output=True)
+    subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
     return time.perf_counter() - begun
 
 
@@ -51,9 +51,9 @@ def main() -> None:
         (course / "release").mkdir()
         url = f"sqlite:///{course / 'gradebook.db'}"
         book.release(course, NAME, course / "source", course / "release", url)
-        given = released(course / "release" / NAME / f"{NAME}.ipynb")
+        notebook = read(course / "release" / NAME / f"{NAME}.ipynb")
         for i in range(options.submissions):
-            save(course / "submitted" / f"student{i:03d}" / NAME, edited(given, **RIGHT))
+            save(course / "submitted" / f"student{i:03d}" / NAME, edit(notebook, **RIGHT))
         shutil.copy(course / "gradebook.db", course / "empty.db")
 
         def plain() -> float:
@@ -63,14 +63,7 @@ def main() -> None:
 
         def ours(jobs: int) -> float:
             shutil.rmtree(course / "grading", ignore_errors=True)
-            command = [
-                sys.executable,
-                "-m",
-                "tools.grading",
-                "submitted",
-                "--source",
-                "source",
-            ]
+            command = [sys.executable, "-m", "tools.grading", "submitted", "--source", "source"]
             command += ["--jobs", str(jobs), *(["--no-sandbox"] if options.no_sandbox else [])]
             return seconds(command, course)
 

@@ -2,7 +2,8 @@
 
 import sys
 
-from tools.grading.cli import main
+if __name__ == "__main__":
+    # Here, because the process of the checks imports this file too, and needs nothing of nbgrader.
+    from tools.grading.cli import main
 
-if __name__ == "__main__":  # the process of the checks imports this file, too
     sys.exit(main())

@@ -22,7 +22,9 @@ from traitlets.config import Config, PyFileConfigLoader
 from tools.grading.examine import CellSpec, NotebookSpec
 
 CONFIG = "nbgrader_config.py"
-COURSE = "gradients-in-depth"  # of whatever stands in a gradebook; PostgreSQL insists that it is there
+COURSE = (
+    "gradients-in-depth"  # all that is in a gradebook belongs to it, and PostgreSQL insists that it exists
+)
 
 
 class BookError(Exception):
@@ -43,8 +45,19 @@ class Grades:
     @property
     def points(self) -> float | None:
         """The points that stand; None where there are none, which is not 0."""
-        given = self.manual if self.manual is not None else self.auto
-        return None if given is None else given + (self.extra or 0)
+        points = self.manual if self.manual is not None else self.auto
+        return None if points is None else points + (self.extra or 0)
+
+
+class _Messages(logging.Handler):
+    """What was logged as an error."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
 
 
 def _find_alembic() -> None:
@@ -62,7 +75,7 @@ def settings(source: Path) -> Path | None:
 
 def settings_of_formgrader(source: Path, url: str) -> str:
     """What nbgrader's formgrader has to know, to be used from the folder that the grades are in."""
-    return f'''"""Written by solutions/grade.py, for `make formgrader`."""
+    return f'''"""Written by tools/grading, for `make formgrader`."""
 
 c = get_config()
 c.CourseDirectory.course_id = {COURSE!r}
@@ -90,9 +103,7 @@ def release(root: Path, name: str, source: Path, released: Path, url: str) -> No
     config.CourseDirectory.db_url = url
     config.CourseDirectory.assignment_id = name
     config.CourseDirectory.ignore = [".ipynb_checkpoints", "*.pyc", "__pycache__"]
-    said: list[str] = []
-    handler = logging.Handler(logging.ERROR)
-    handler.emit = lambda record: said.append(record.getMessage())
+    handler = _Messages()
     log = logging.getLogger("grading.release")
     log.propagate, log.handlers = False, [handler]
     course = CourseDirectory(config=config, log=log)
@@ -102,8 +113,8 @@ def release(root: Path, name: str, source: Path, released: Path, url: str) -> No
     try:
         converter.start()
     except Exception as error:
-        traces = [text for text in said if text.startswith("Traceback")]
-        why = (traces or said or [str(error)])[0].strip().splitlines()[-1]
+        traces = [text for text in handler.messages if text.startswith("Traceback")]
+        why = (traces or handler.messages or [str(error)])[0].strip().splitlines()[-1]
         raise BookError(f"The assignment {name} cannot be entered into the gradebook: {why}") from None
 
 
@@ -132,11 +143,11 @@ class Book:
             notebooks = self._book.find_assignment(assignment).notebooks
         except MissingEntry:
             raise BookError(f"The gradebook has no assignment called {assignment}.") from None
-        found = []
+        specs = []
         for notebook in sorted(notebooks, key=lambda n: n.name):
-            given = nbformat.read(released / assignment / f"{notebook.name}.ipynb", 4)
-            names = [cell.metadata.get("nbgrader", {}).get("grade_id") for cell in given.cells]
-            sources = {name: cell.source for name, cell in zip(names, given.cells, strict=True) if name}
+            released_cells = nbformat.read(released / assignment / f"{notebook.name}.ipynb", 4).cells
+            names = [cell.metadata.get("nbgrader", {}).get("grade_id") for cell in released_cells]
+            sources = {name: cell.source for name, cell in zip(names, released_cells, strict=True) if name}
             points = {cell.name: cell.max_score for cell in [*notebook.grade_cells, *notebook.task_cells]}
             grades = {cell.name for cell in notebook.grade_cells}
             solutions = {cell.name for cell in notebook.solution_cells}
@@ -157,14 +168,14 @@ class Book:
                 for cell in notebook.source_cells
             }
             order = tuple(cells[name] for name in names if name in cells)
-            all_cells = tuple((c.cell_type, c.source, n) for n, c in zip(names, given.cells, strict=True))
-            found.append(
+            all_cells = tuple((c.cell_type, c.source, n) for n, c in zip(names, released_cells, strict=True))
+            specs.append(
                 NotebookSpec(notebook.name, order, all_cells, json.loads(notebook.kernelspec or "null") or {})
             )
-        return found
+        return specs
 
-    def restored(self, notebook: NotebookNode, assignment: str, name: str) -> NotebookNode:
-        """nbgrader's own restoring and its own check, as the last word before a notebook runs."""
+    def restore(self, notebook: NotebookNode, assignment: str, name: str) -> NotebookNode:
+        """The notebook as nbgrader itself restores and checks it, the last thing before it runs."""
         resources = {"nbgrader": {"assignment": assignment, "notebook": name, "db_url": self.url}}
         log = logging.getLogger("grading.restore")
         log.propagate, log.handlers = False, [logging.NullHandler()]
@@ -179,47 +190,47 @@ class Book:
         self,
         student: str,
         assignment: str,
-        graded: dict[str, tuple[NotebookNode, dict[str, float | None]] | None],
+        results: dict[str, tuple[NotebookNode, dict[str, float | None]] | None],
         timestamp: str | None = None,
     ) -> None:
         """Writes the automatic scores of all notebooks of a submission, in one transaction.
 
-        `graded` has for each notebook what ran and the scores of its tests; None where nothing could be
+        `results` has for each notebook what ran and the scores of its tests; None where nothing could be
         graded, which takes back what an earlier submission got. Grades and comments by a person stay.
         """
         book = self._book
-        # nbgrader 0.9.6 builds a submission in a way that SQLAlchemy 2 warns of, and that does no harm.
+        # nbgrader 0.9.6 builds a submission in a way that SQLAlchemy 2 warns about, and that does no harm.
         warnings.filterwarnings("ignore", category=SAWarning, module=r"nbgrader\.api")
         book.update_or_create_student(student)
-        given = {"timestamp": timestamp} if timestamp else {}
-        book.update_or_create_submission(assignment, student, **given)
+        about = {"timestamp": timestamp} if timestamp else {}
+        book.update_or_create_submission(assignment, student, **about)
         try:
-            for name, result in graded.items():
-                cells = {}
-                if result is not None:
-                    cells = {
-                        cell.metadata.nbgrader.grade_id: cell
-                        for cell in result[0].cells
-                        if "nbgrader" in cell.metadata
-                    }
-                submitted = self._submitted(student, assignment, name)
-                for grade in submitted.grades:
-                    cell = cells.get(grade.name)
-                    if result is None or cell is None:
-                        grade.auto_score = None
-                    elif grade.name in result[1]:
-                        grade.auto_score = result[1][grade.name]
-                    else:  # free text: 0 where it is as it was given out, otherwise for a person
-                        grade.auto_score = determine_grade(cell)[0]
-                    grade.needs_manual_grade = grade.manual_score is not None or grade.auto_score is None
-                for comment in submitted.comments:
-                    cell = cells.get(comment.name)
-                    untouched = cell is not None and cell.metadata.nbgrader.checksum == compute_checksum(cell)
-                    comment.auto_comment = "No response." if untouched else None
+            for name, result in results.items():
+                notebook, scores = result if result is not None else (nbformat.v4.new_notebook(), {})
+                self._enter(self._submitted(student, assignment, name), notebook, scores)
             book.db.commit()
         except BaseException:
             book.db.rollback()
             raise
+
+    @staticmethod
+    def _enter(submitted: SubmittedNotebook, notebook: NotebookNode, scores: dict[str, float | None]) -> None:
+        cells = {
+            cell.metadata.nbgrader.grade_id: cell for cell in notebook.cells if "nbgrader" in cell.metadata
+        }
+        for grade in submitted.grades:
+            cell = cells.get(grade.name)
+            if cell is None:
+                grade.auto_score = None
+            elif grade.name in scores:
+                grade.auto_score = scores[grade.name]
+            else:  # free text: 0 where it is as it was given out, otherwise for a person
+                grade.auto_score = determine_grade(cell)[0]
+            grade.needs_manual_grade = grade.manual_score is not None or grade.auto_score is None
+        for comment in submitted.comments:
+            cell = cells.get(comment.name)
+            untouched = cell is not None and cell.metadata.nbgrader.checksum == compute_checksum(cell)
+            comment.auto_comment = "No response." if untouched else None
 
     def grades(self, student: str, assignment: str, name: str) -> list[Grades] | None:
         """What stands in the gradebook now; None where nothing does."""

@@ -49,13 +49,12 @@ class CellSpec:
         """Whether points come from a person."""
         return self.task or (self.grade and self.solution)
 
-    def metadata(self) -> dict:
+    def metadata(self) -> dict[str, object]:
         """As nbgrader stores it in a notebook."""
-        about = {"grade": self.grade, "solution": self.solution, "locked": self.locked, "task": self.task}
-        about |= {"grade_id": self.name, "cell_type": self.cell_type, "schema_version": SCHEMA}
-        if self.points is not None:
-            about["points"] = self.points
-        return about | {"checksum": self.checksum}
+        marks = {"grade": self.grade, "solution": self.solution, "locked": self.locked, "task": self.task}
+        identity = {"grade_id": self.name, "cell_type": self.cell_type, "schema_version": SCHEMA}
+        points = {} if self.points is None else {"points": self.points}
+        return {**marks, **identity, **points, "checksum": self.checksum}
 
 
 @dataclass(frozen=True)
@@ -97,39 +96,39 @@ def read_bytes(path: Path, largest: int = LARGEST_FILE) -> bytes:
             raise CannotGradeError(f"{printable(path.name)} is a link, not a file") from None
         raise CannotGradeError(f"{printable(path.name)} cannot be read: {error.strerror}") from None
     with os.fdopen(descriptor, "rb") as file:
-        about = os.fstat(file.fileno())
-        if not stat.S_ISREG(about.st_mode):
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
             raise CannotGradeError(f"{printable(path.name)} is not a file")
-        if about.st_size > largest:
-            size, most = f"{about.st_size / 2**20:.3g} MB", f"{largest / 2**20:.3g} MB"
+        if status.st_size > largest:
+            size, most = f"{status.st_size / 2**20:.3g} MB", f"{largest / 2**20:.3g} MB"
             raise CannotGradeError(f"{printable(path.name)} has {size}, more than the {most} allowed")
         return file.read(largest + 1)
 
 
 def find_notebook(folder: Path, spec: NotebookSpec) -> tuple[Path, list[str]]:
     """The file to grade in the folder of one student and assignment, and what is to be said about it."""
-    wanted = folder / f"{spec.name}.ipynb"
+    expected = folder / f"{spec.name}.ipynb"
     if folder.is_symlink() or folder.parent.is_symlink():
         raise CannotGradeError("the folder is a link to another place")
     if not folder.is_dir():
-        beside = folder.parent / wanted.name
+        beside = folder.parent / expected.name
         if beside.is_file() and not beside.is_symlink():
-            return beside, [f"{wanted.name} was beside the folder {folder.name}, not in it."]
+            return beside, [f"{expected.name} was beside the folder {folder.name}, not in it."]
         raise CannotGradeError("nothing was submitted")
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".ipynb")
-    if wanted in found:
-        others = ", ".join(printable(path.name) for path in found if path != wanted)
-        return wanted, [f"Not graded beside it: {others}."] if others else []
-    if not found:
+    notebooks = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".ipynb")
+    if expected in notebooks:
+        others = ", ".join(printable(path.name) for path in notebooks if path != expected)
+        return expected, [f"Not graded beside it: {others}."] if others else []
+    if not notebooks:
         inner = sorted(path for path in folder.glob("*/*.ipynb") if not path.parent.name.startswith("."))
         hint = f"; there is a {printable(str(inner[0].relative_to(folder)))}" if inner else ""
-        raise CannotGradeError(f"there is no {wanted.name} in the folder{hint}")
+        raise CannotGradeError(f"there is no {expected.name} in the folder{hint}")
     known = {cell.name for cell in spec.cells}
-    fitting = [path for path in found if len(_names_in(path) & known) * 2 > len(known)]
+    fitting = [path for path in notebooks if len(_names_in(path) & known) * 2 > len(known)]
     if len(fitting) == 1:
-        return fitting[0], [f"The file is called {printable(fitting[0].name)}; graded as {wanted.name}."]
-    names = ", ".join(printable(path.name) for path in found)
-    raise CannotGradeError(f"there is no {wanted.name}, and which file is meant cannot be told: {names}")
+        return fitting[0], [f"The file is called {printable(fitting[0].name)}; graded as {expected.name}."]
+    names = ", ".join(printable(path.name) for path in notebooks)
+    raise CannotGradeError(f"there is no {expected.name}, and which file is meant cannot be told: {names}")
 
 
 def _names_in(path: Path) -> set[str]:
@@ -140,8 +139,21 @@ def _names_in(path: Path) -> set[str]:
         return set()
 
 
-def _parsed(data: bytes, remarks: list[str]) -> dict:
+def _parse(data: bytes, remarks: list[str]) -> dict:
     """The notebook's JSON, in the current format."""
+    text = _decode(data, remarks)
+    notebook = _load(text)
+    if not isinstance(notebook, dict) or not isinstance(notebook.get("nbformat"), int):
+        raise CannotGradeError("the file is JSON, but no notebook")
+    notebook = _upgrade(notebook, text, remarks)
+    if not isinstance(notebook.get("cells"), list):
+        raise CannotGradeError("the notebook has no list of cells")
+    if len(notebook["cells"]) > MOST_CELLS:
+        raise CannotGradeError(f"the notebook has {len(notebook['cells'])} cells, more than {MOST_CELLS}")
+    return notebook
+
+
+def _decode(data: bytes, remarks: list[str]) -> str:
     if not data.strip():
         raise CannotGradeError("the file is empty")
     try:
@@ -150,17 +162,23 @@ def _parsed(data: bytes, remarks: list[str]) -> dict:
         raise CannotGradeError(f"the file is not text in UTF-8 (byte {error.start})") from None
     if text.encode() != data:
         remarks.append("A byte order mark before the text was left out.")
+    return text
+
+
+def _load(text: str) -> object:
     try:
-        notebook = json.loads(text)
+        return json.loads(text)
     except RecursionError:
         raise CannotGradeError("the file is nested too deep to be a notebook") from None
     except ValueError as error:
         place = f" (line {error.lineno}, {error.msg})" if isinstance(error, json.JSONDecodeError) else ""
         conflict = " It has the marks of an unresolved merge." if "\n<<<<<<< " in text else ""
         raise CannotGradeError(f"the file is not valid JSON{place}.{conflict}".rstrip(".")) from None
-    if not isinstance(notebook, dict) or not isinstance(notebook.get("nbformat"), int):
-        raise CannotGradeError("the file is JSON, but no notebook")
-    version = notebook["nbformat"]
+
+
+def _upgrade(notebook: dict, text: str, remarks: list[str]) -> dict:
+    """The notebook in format 4, whatever of the formats that can be read it has."""
+    version, minor = notebook["nbformat"], notebook.get("nbformat_minor")
     if version == 3:
         try:
             notebook = nbformat.reads(text, 4)
@@ -169,14 +187,8 @@ def _parsed(data: bytes, remarks: list[str]) -> dict:
         remarks.append("The notebook had format 3 and was converted to 4.")
     elif version != 4:
         raise CannotGradeError(f"the notebook has format {version}, and only format 4 (and 3) can be read")
-    elif isinstance(notebook.get("nbformat_minor"), int) and notebook["nbformat_minor"] > 5:
-        remarks.append(
-            f"The notebook has format 4.{notebook['nbformat_minor']}, newer than 4.5; read as 4.5."
-        )
-    if not isinstance(notebook.get("cells"), list):
-        raise CannotGradeError("the notebook has no list of cells")
-    if len(notebook["cells"]) > MOST_CELLS:
-        raise CannotGradeError(f"the notebook has {len(notebook['cells'])} cells, more than {MOST_CELLS}")
+    elif isinstance(minor, int) and minor > 5:
+        remarks.append(f"The notebook has format 4.{minor}, newer than 4.5; read as 4.5.")
     return notebook
 
 
@@ -190,7 +202,8 @@ class _Cell:
 
 
 def _cells_of(notebook: dict, remarks: list[str]) -> list[_Cell]:
-    cells, bad = [], 0
+    cells: list[_Cell] = []
+    bad = 0
     for cell in notebook["cells"]:
         source = cell.get("source") if isinstance(cell, dict) else None
         if isinstance(source, list) and all(isinstance(line, str) for line in source):
@@ -199,14 +212,18 @@ def _cells_of(notebook: dict, remarks: list[str]) -> list[_Cell]:
             bad += 1
             continue
         source = source.encode("utf-8", "replace").decode()  # JSON can hold halves of characters
-        metadata = cell.get("metadata") if isinstance(cell.get("metadata"), dict) else {}
-        about = metadata.get("nbgrader") if isinstance(metadata.get("nbgrader"), dict) else {}
+        about = _dict_in(_dict_in(cell, "metadata"), "nbgrader")
         name = about.get("grade_id") if isinstance(about.get("grade_id"), str) else None
-        attachments = cell.get("attachments") if isinstance(cell.get("attachments"), dict) else {}
-        cells.append(_Cell(cell["cell_type"], source, name, about, attachments))
+        cells.append(_Cell(cell["cell_type"], source, name, about, _dict_in(cell, "attachments")))
     if bad:
         remarks.append(f"{bad} cell(s) that no notebook can have were left out.")
     return cells
+
+
+def _dict_in(parent: dict, key: str) -> dict:
+    """What stands under a key, if it is what belongs there."""
+    value = parent.get(key)
+    return value if isinstance(value, dict) else {}
 
 
 def _same(one: str, other: str) -> bool:
@@ -216,7 +233,7 @@ def _same(one: str, other: str) -> bool:
     ]
 
 
-def _unknown_removed(cells: list[_Cell], specs: dict[str, CellSpec], remarks: list[str]) -> None:
+def _forget_unknown(cells: list[_Cell], specs: dict[str, CellSpec], remarks: list[str]) -> None:
     unknown = [cell for cell in cells if cell.name is not None and cell.name not in specs]
     for cell in unknown:
         cell.name = None
@@ -226,7 +243,7 @@ def _unknown_removed(cells: list[_Cell], specs: dict[str, CellSpec], remarks: li
         )
 
 
-def _deduplicated(
+def _remove_duplicates(
     cells: list[_Cell], specs: dict[str, CellSpec], remarks: list[str], for_a_person: dict[str, str]
 ) -> None:
     """Leaves each name to one cell; no source is lost."""
@@ -248,7 +265,7 @@ def _deduplicated(
         remarks.append(f"Cell {name} was there {many} times; the last one counts.")
 
 
-def _named_again(cells: list[_Cell], spec: NotebookSpec, remarks: list[str]) -> None:
+def _restore_names(cells: list[_Cell], spec: NotebookSpec, remarks: list[str]) -> None:
     """Gives cells that lost their metadata their names back, where it is certain which cell it is."""
     present = {cell.name for cell in cells}
     lost = [one for one in spec.cells if one.name not in present]
@@ -259,7 +276,7 @@ def _named_again(cells: list[_Cell], spec: NotebookSpec, remarks: list[str]) -> 
             same[0].name = one.name
             restored.append(one.name)
     # An answer: the only cell without a place between two that have one.
-    places = [(kind, source, name) for kind, source, name in spec.released]
+    places = spec.released
     for one in lost:
         if one.name in restored or not one.solution:
             continue
@@ -281,13 +298,15 @@ def _named_again(cells: list[_Cell], spec: NotebookSpec, remarks: list[str]) -> 
 def _position(cells: list[_Cell], place: tuple[str, str, str | None]) -> int | None:
     kind, source, name = place
     if name is not None:
-        found = [i for i, cell in enumerate(cells) if cell.name == name]
+        positions = [i for i, cell in enumerate(cells) if cell.name == name]
     else:
-        found = [i for i, cell in enumerate(cells) if cell.cell_type == kind and _same(cell.source, source)]
-    return found[0] if len(found) == 1 else None
+        positions = [
+            i for i, cell in enumerate(cells) if cell.cell_type == kind and _same(cell.source, source)
+        ]
+    return positions[0] if len(positions) == 1 else None
 
 
-def _missing_added(
+def _add_missing(
     cells: list[_Cell], spec: NotebookSpec, remarks: list[str], for_a_person: dict[str, str]
 ) -> None:
     added = []
@@ -319,49 +338,22 @@ def examine(data: bytes, spec: NotebookSpec, remarks: list[str] | None = None) -
     """
     remarks = list(remarks or [])
     for_a_person: dict[str, str] = {}
-    cells = _cells_of(_parsed(data, remarks), remarks)
+    cells = _cells_of(_parse(data, remarks), remarks)
     specs = {one.name: one for one in spec.cells}
     if not cells:
         raise CannotGradeError("the notebook has no cells")
-    _unknown_removed(cells, specs, remarks)
+    _forget_unknown(cells, specs, remarks)
     own = [cell for cell in cells if cell.name is not None]
     if not own and not any(
         one.locked and any(_same(one.released, c.source) for c in cells) for one in spec.cells
     ):
         raise CannotGradeError("no cell of this notebook belongs to the assignment; is it the right notebook")
-    _deduplicated(cells, specs, remarks, for_a_person)
-    _named_again(cells, spec, remarks)
-    _missing_added(cells, spec, remarks, for_a_person)
-
-    changed, mislabelled = [], []
+    _remove_duplicates(cells, specs, remarks, for_a_person)
+    _restore_names(cells, spec, remarks)
+    _add_missing(cells, spec, remarks, for_a_person)
+    _remark_on_changes(cells, spec, remarks)
     notebook = nbformat.v4.new_notebook(metadata={"kernelspec": spec.kernelspec} if spec.kernelspec else {})
-    for cell in cells:
-        one = specs.get(cell.name)
-        if one is not None:
-            if one.locked and not _same(cell.source, one.released):
-                changed.append(one.name)
-            elif any(cell.about.get(key, value) != value for key, value in _claims(one)):
-                mislabelled.append(one.name)
-            cell.cell_type = one.cell_type
-            cell.source = one.source if one.locked else cell.source
-        new = getattr(nbformat.v4, f"new_{cell.cell_type}_cell")(cell.source)
-        new.id = f"cell-{len(notebook.cells)}"
-        if one is not None:
-            new.metadata["nbgrader"] = nbformat.from_dict(one.metadata())
-        if cell.attachments and cell.cell_type == "markdown":
-            new["attachments"] = nbformat.from_dict(cell.attachments)
-        notebook.cells.append(new)
-    if changed:
-        remarks.append(f"Test cell(s) had been changed; the original counts: {', '.join(changed)}.")
-    if mislabelled:
-        remarks.append(
-            f"Points or marks of cell(s) had been changed; the original counts: {', '.join(mislabelled)}."
-        )
-    order = [cell.metadata.nbgrader.grade_id for cell in notebook.cells if "nbgrader" in cell.metadata]
-    if order != [one.name for one in spec.cells]:
-        remarks.append(
-            "The cells are in another order than in the assignment, and ran in the student's order."
-        )
+    notebook.cells = [_new_cell(cell, specs, f"cell-{i}") for i, cell in enumerate(cells)]
     try:
         nbformat.validate(notebook)
     except nbformat.ValidationError:
@@ -372,6 +364,43 @@ def examine(data: bytes, spec: NotebookSpec, remarks: list[str] | None = None) -
     return Examined(notebook, remarks, for_a_person)
 
 
+def _remark_on_changes(cells: list[_Cell], spec: NotebookSpec, remarks: list[str]) -> None:
+    specs, changed, mislabelled = {one.name: one for one in spec.cells}, [], []
+    order = [cell.name for cell in cells if cell.name is not None]
+    for cell in cells:
+        if cell.name is None:
+            continue
+        one = specs[cell.name]
+        if one.locked and not _same(cell.source, one.released):
+            changed.append(one.name)
+        elif any(cell.about.get(key, value) != value for key, value in _claims(one)):
+            mislabelled.append(one.name)
+    if changed:
+        remarks.append(f"Test cell(s) had been changed; the original counts: {', '.join(changed)}.")
+    if mislabelled:
+        remarks.append(
+            f"Points or marks of cell(s) had been changed; the original counts: {', '.join(mislabelled)}."
+        )
+    if order != [one.name for one in spec.cells]:
+        remarks.append(
+            "The cells are in another order than in the assignment, and ran in the student's order."
+        )
+
+
+def _new_cell(cell: _Cell, specs: dict[str, CellSpec], identity: str) -> NotebookNode:
+    """The cell that is graded: of the student's it has the source, where that is the student's to write."""
+    one = specs[cell.name] if cell.name is not None else None
+    cell_type = one.cell_type if one is not None else cell.cell_type
+    source = one.source if one is not None and one.locked else cell.source
+    new = getattr(nbformat.v4, f"new_{cell_type}_cell")(source)
+    new.id = identity
+    if one is not None:
+        new.metadata["nbgrader"] = nbformat.from_dict(one.metadata())
+    if cell.attachments and cell_type == "markdown":
+        new["attachments"] = nbformat.from_dict(cell.attachments)
+    return new
+
+
 def _claims(one: CellSpec) -> list[tuple[str, object]]:
     claims: list[tuple[str, object]] = [("grade", one.grade), ("solution", one.solution)]
     return [*claims, ("points", one.points)] if one.points is not None else claims
@@ -379,7 +408,9 @@ def _claims(one: CellSpec) -> list[tuple[str, object]]:
 
 def files_of(folder: Path, remarks: list[str]) -> dict[str, bytes]:
     """The other files of a submission, by their path in it, that may lie beside the notebook when it runs."""
-    files, refused, total = {}, [], 0
+    files: dict[str, bytes] = {}
+    refused: list[str] = []
+    total = 0
     if folder.is_dir():
         for place, folders, names in os.walk(folder, followlinks=False):
             folders[:] = sorted(

@@ -1,13 +1,12 @@
 """Runs the cells of one submission in a sandbox, each within its limits, and says how each one ended.
 
 A test that is made of the course's checks runs outside of the sandbox, where nothing that happens in the
-kernel decides it (outside.py). Any other test runs after a student's code, in the same process, and
-can be deceived by that code. How far that is bounded: before and after each such test a cell runs that must
-fail, with a number that nobody can know before, and that looks for replaced builtins and library functions. A
-kernel in which an assertion does not fail any more, or in which `numpy.allclose` comes from a notebook's
-cell, gives no points. What cannot be prevented there: an answer that is equal to everything, code that undoes
-its changes within a test or writes the kernel's own messages, and code that is aimed at these very checks.
-The notebook that ran is kept for the person who looks.
+kernel decides it (outside.py). Any other test runs after a student's code, in the same process, and that code
+can deceive it. A look before and after each such test (tampering.py) limits that: a kernel in which an
+assertion does not fail any more, or in which `numpy.allclose` comes from a notebook's cell, gives no points.
+What cannot be prevented there: an answer that is equal to everything, code that undoes its changes
+within a test or writes the kernel's own messages, and code that is aimed at these very checks. The notebook
+that ran is kept for the person who looks.
 """
 
 import ast
@@ -16,91 +15,15 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import nbformat
-import zmq
 from nbformat import NotebookNode
 
-from tools.grading import outside, sandbox
-from tools.grading.sandbox import MB, Limits, Sandbox, SandboxError
+from tools.grading import outside, tampering, values
+from tools.grading.exchange import CellRun, Exchange, StoppedError
+from tools.grading.sandbox import Limits, Sandbox, SandboxError
 
-KEPT_CHARACTERS = 100_000  # of the output of one cell
-KEPT_IN_ALL = 5_000_000  # of one notebook
-KEPT_OUTPUTS = 200
-INTERRUPT_SECONDS = 3.0
 MOST_RESTARTS = 3
-
-# Runs in the kernel, out of the notebook's names. Cells are compiled as files of a folder "ipykernel_...".
-_LOOK = r"""
-import builtins, os, sys, types
-def own(file):
-    return file.startswith(here) and not file.startswith(installed)
-def strange(value):
-    if type(value) is types.MethodType:
-        value = value.__func__
-    if type(value) is types.FunctionType:
-        file = value.__code__.co_filename
-        return "ipykernel_" in file or own(file)
-    return "__main__" in (type(value).__module__, isinstance(value, type) and value.__module__)
-here = os.path.realpath(start) + os.sep
-installed = tuple(os.path.realpath(path) + os.sep for path in shown)
-found = []
-for name in dir(builtins):
-    if strange(getattr(builtins, name)):
-        found.append(name)
-watched = ("math", "cmath", "random", "unittest.case", "numpy", "numpy.testing", "numpy.linalg")
-watched += ("numpy.random", "torch", "torch.random", "torch.testing", "torch.nn.functional")
-watched += ("IPython.core.interactiveshell", "ipykernel.ipkernel")
-for name, module in sorted(sys.modules.items()):
-    file = str(getattr(module, "__file__", None) or "")
-    if (name in watched or name.split(".")[0] == "gradients_in_depth") and not own(file):
-        for attribute, value in sorted(vars(module).items()):
-            if not attribute.startswith("__") and strange(value):
-                found.append(name + "." + attribute)
-            if isinstance(value, type) and name.split(".")[0] == "gradients_in_depth":
-                of_class = [part for part in vars(value).values() if type(part) is types.FunctionType]
-                if any(strange(part) for part in of_class):
-                    found.append(name + "." + attribute)
-compared = ("numpy.allclose", "numpy.isclose", "numpy.array_equal", "torch.allclose", "torch.equal")
-for name in (*compared, "math.isclose"):
-    module, _, attribute = name.rpartition(".")
-    value = getattr(sys.modules.get(module), attribute, None)
-    if value is not None and getattr(value, "__name__", None) != attribute:
-        found.append(name)
-shell = builtins.get_ipython()
-for name in ("run_cell", "run_cell_async", "run_ast_nodes", "showtraceback", "_showtraceback", "run_code"):
-    if name in vars(shell) and strange(getattr(shell, name)) or strange(getattr(type(shell), name, None)):
-        found.append("get_ipython()." + name)
-if shell.ast_transformers:
-    found.append("get_ipython().ast_transformers")
-if shell.input_transformers_post:
-    found.append("get_ipython().input_transformers_post")
-if shell.custom_exceptions:
-    found.append("get_ipython().set_custom_exc")
-if found:
-    raise RuntimeError(nonce + " " + ", ".join(sorted(set(found))[:5]))
-"""
-
-
-class StoppedError(Exception):
-    """The person who grades wants no more of it."""
-
-
-@dataclass
-class CellRun:
-    """How one cell ran.
-
-    `ended` is "ok", "error", or what prevented an end: "time", "died", "output", "check", "stopped", "not
-    run". `why` says it in words where it is neither of the first two.
-    """
-
-    index: int
-    ended: str = "not run"
-    why: str = ""
-    error: str = ""
-    outputs: list[NotebookNode] = field(default_factory=list)
-    seconds: float = 0.0
 
 
 @dataclass
@@ -158,24 +81,23 @@ class _Runner:
         self.result = Execution({i: CellRun(i) for i in self.code}, {}, [])
         self.sandbox: Sandbox | None = None
         self.until = time.monotonic() + limits.total_seconds
-        self.kept = 0
-        self.replied: dict = {}
+        self.kept_size = 0
         self.outside: set[int] = set()
 
-    def all(self) -> Execution:
+    def run_all(self) -> Execution:
         restarts = 0
         try:
             self.sandbox = self._start()
             for place, index in enumerate(self.code):
-                run = self.result.cells[index] = self._graded(index)
+                run = self.result.cells[index] = self._grade(index)
                 if self.sandbox is not None:
                     continue
-                if restarts == MOST_RESTARTS or time.monotonic() > self.until or not self._again(place):
+                if restarts == MOST_RESTARTS or time.monotonic() > self.until or not self._restart(place):
                     for later in self.code[place + 1 :]:
                         self.result.cells[later].why = f"it comes after cell {index + 1}, where {run.why}"
                     break
                 restarts += 1
-            if self.sandbox is not None and (left := self.sandbox.others()):
+            if self.sandbox is not None and (left := self.sandbox.other_processes()):
                 many = "a process" if len(left) == 1 else f"{len(left)} processes"
                 self.result.remarks.append(
                     f"It left {many} running in the background, which ended with the sandbox."
@@ -189,7 +111,7 @@ class _Runner:
             self.sandbox.stop()
             self.sandbox = None
 
-    def _again(self, place: int) -> bool:
+    def _restart(self, place: int) -> bool:
         """A new kernel in which everything ran that had come to an end; False where that does not succeed."""
         self.sandbox = self._start()
         for index in self.code[: place + 1]:
@@ -199,23 +121,23 @@ class _Runner:
                     return False
         return True
 
-    def _graded(self, index: int) -> CellRun:
+    def _grade(self, index: int) -> CellRun:
         cell = self.notebook.cells[index]
         if not is_test(cell):
             return self._run(index, cell.source)
-        if lines := outside.asked(cell.source):
-            return self._checked(index, lines)
-        found = self._tampering(index)
+        if calls := outside.check_calls(cell.source):
+            return self._check_outside(index, calls)
+        tampered = self._find_tampering(index)
         if self.sandbox is None:
             return CellRun(index, "died", "the kernel did not answer before this test")
         run = self._run(index, cell.source)
-        if self.sandbox is not None and not found:
-            found = self._tampering(index)
-        if found and run.ended in ("ok", "error"):
-            self.result.tampered[index] = found
+        if self.sandbox is not None and not tampered:
+            tampered = self._find_tampering(index)
+        if tampered and run.ended in ("ok", "error"):
+            self.result.tampered[index] = tampered
         return run
 
-    def _checked(self, index: int, lines: tuple[outside.Asked, ...]) -> CellRun:
+    def _check_outside(self, index: int, calls: tuple[outside.CheckCall, ...]) -> CellRun:
         """A test whose checks run outside, and call the answer in the kernel."""
         self.outside.add(index)
         run, checker = CellRun(index), outside.checker()
@@ -227,15 +149,15 @@ class _Runner:
         until = min(begun + self.limits.cell_seconds, self.until)
 
         def ask(expression: str) -> str:
-            self.replied = {}
-            last = self._run(index, "pass", expression, until)
+            exchange = self._exchange(index, "pass", expression, until)
+            last = exchange.run
             if last.ended != "ok":
                 run.ended, run.why, run.error = last.ended, last.why, last.error
                 raise outside.LostError
-            return outside.reading(self.replied)
+            return values.reply_text(exchange.replies)
 
         try:
-            verdict, ended = checker.verdict(lines, ask, until)
+            verdict, ended = checker.verdict(calls, ask, until)
         except outside.LostError:
             pass
         except outside.BrokenCheckError as error:
@@ -249,137 +171,24 @@ class _Runner:
         run.seconds = time.monotonic() - begun
         return run
 
-    def _tampering(self, index: int) -> str:
+    def _find_tampering(self, index: int) -> str:
         """What makes a test in this kernel worthless, in words; empty where nothing was found."""
         nonce = secrets.token_hex(8)
-        # The course may be installed below a folder of the same name as the one that a submission runs in.
-        shown = [str(path) for path in sandbox.visible()]
-        names = f'{{"nonce": {nonce!r}, "start": {str(self._work())!r}, "shown": {shown!r}}}'
-        run = self._run(index, f"exec({_LOOK!r}, {names})\nassert not {nonce!r}, {nonce!r}")
-        if run.error == f"AssertionError: {nonce}":
-            return ""
-        if run.error.startswith(f"RuntimeError: {nonce} "):
-            return "the submission's code replaced " + run.error.split(nonce, 1)[1].strip()
-        return (
-            f"an assertion that must fail before each test ended otherwise ({run.error[:80] or 'not at all'})"
-        )
+        work = self.sandbox.work if self.sandbox is not None else "/work"
+        return tampering.describe(self._run(index, tampering.probe(nonce, work)).error, nonce)
 
-    def _work(self) -> str:
-        return self.sandbox.work if self.sandbox is not None else "/work"
+    def _run(self, index: int, source: str) -> CellRun:
+        return self._exchange(index, source).run
 
-    def _run(self, index: int, source: str, expression: str = "", until: float = math.inf) -> CellRun:
-        """Runs one piece of source; the sandbox is gone afterwards if it could not be brought to an end.
-
-        What the kernel replies of an `expression`, evaluated after the source, is in `replied` then.
-        """
-        run, begun = CellRun(index), time.monotonic()
-        box, client = self.sandbox, self.sandbox.client
-        deadline = min(begun + self.limits.cell_seconds, self.until, until)
-        sockets = {client.iopub_channel.socket: "iopub", client.shell_channel.socket: "shell"}
-        poller = zmq.Poller()
-        for socket in sockets:
-            poller.register(socket, zmq.POLLIN)
-        expressions = {"answer": expression} if expression else {}
-        asked = client.execute(
-            source,
-            allow_stdin=False,
-            stop_on_error=False,
-            user_expressions=expressions,
-            store_history=not expression,
-        )
-        traffic = kept = 0
-        replied, idle, reply_error = False, False, ""
-        while not (replied and idle):
-            if self._stop.is_set():
-                raise StoppedError
-            now = time.monotonic()
-            if box.process.poll() is not None:
-                run.ended, run.why = "died", box.reason or run.why or "the kernel ended"
-                break
-            if now > deadline:
-                if replied:  # the end of a flood of messages may be lost
-                    break
-                if run.why:  # it was interrupted, and goes on
-                    break
-                whole = self.limits.total_seconds if now > self.until else self.limits.cell_seconds
-                run.ended, run.why = "time", f"it was stopped after {whole:.3g} seconds"
-                deadline = self._interrupt()
-            for socket, _ in poller.poll(100):
-                try:
-                    frames = socket.recv_multipart(zmq.NOBLOCK)
-                    traffic += sum(map(len, frames))
-                    if traffic > self.limits.output_mb * MB:
-                        if not run.why:
-                            run.ended, run.why = (
-                                "output",
-                                f"it wrote more than {self.limits.output_mb} MB of output",
-                            )
-                            deadline = self._interrupt()
-                        if sockets[socket] == "iopub" and len(frames[-1]) > 1000:
-                            continue
-                    _, frames = client.session.feed_identities(frames)
-                    message = client.session.deserialize(frames)
-                    kind, content = message["header"]["msg_type"], message["content"]
-                    if message["parent_header"].get("msg_id") != asked:
-                        continue
-                    if sockets[socket] == "shell":
-                        replied = True
-                        deadline = min(deadline, time.monotonic() + 2)
-                        if content.get("status") != "ok":
-                            reply_error = _error(content)
-                        self.replied = content.get("user_expressions", {})
-                    elif kind == "status":
-                        idle = content.get("execution_state") == "idle"
-                    elif kind in ("stream", "display_data", "execute_result", "error"):
-                        if kind == "error" and not run.error:
-                            run.error = _error(content)
-                        size = len(frames[-1])
-                        fits = kept + size <= KEPT_CHARACTERS and self.kept + size <= KEPT_IN_ALL
-                        if fits and len(run.outputs) < KEPT_OUTPUTS:
-                            kept += size
-                            self.kept += size
-                            run.outputs.append(nbformat.v4.output_from_msg(message))
-                        elif kind in ("execute_result", "error"):
-                            run.outputs.append(
-                                nbformat.v4.new_output("stream", name="stderr", text="(cut off)\n")
-                            )
-                except zmq.Again:
-                    continue
-                except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
-                    continue  # not a message of the protocol: whoever wrote it gets no answer
-        run.seconds = time.monotonic() - begun
-        run.error = run.error or reply_error
-        run.outputs = _joined(run.outputs)
-        if not run.why:
-            run.ended = "error" if run.error else "ok"
-        if not replied:
+    def _exchange(self, index: int, source: str, expression: str = "", until: float = math.inf) -> Exchange:
+        """Runs one piece of source; the sandbox is gone afterwards if it could not be brought to an end."""
+        assert self.sandbox is not None, "there is no kernel"
+        exchange = Exchange(self.sandbox, self.limits, CellRun(index), self.kept_size)
+        exchange.perform(source, expression, until, self.until, self._stop)
+        self.kept_size += exchange.kept_size
+        if not exchange.replied:
             self._end()
-        return run
-
-    def _interrupt(self) -> float:
-        client = self.sandbox.client
-        client.control_channel.send(client.session.msg("interrupt_request", {}))
-        return time.monotonic() + INTERRUPT_SECONDS
-
-
-def _error(content: dict) -> str:
-    return f"{content.get('ename', 'error')}: {content.get('evalue', '')}"[:500]
-
-
-def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    """Neighbours of one stream become one output, as JupyterLab stores them."""
-    joined: list[NotebookNode] = []
-    for output in outputs:
-        last = joined[-1] if joined else None
-        if (
-            last is not None
-            and output.output_type == last.output_type == "stream"
-            and output.name == last.name
-        ):
-            last.text += output.text
-        else:
-            joined.append(output)
-    return joined
+        return exchange
 
 
 def execute(
@@ -390,7 +199,7 @@ def execute(
     The notebook stays as it was. Raises `SandboxError` where no kernel can be started, `StoppedError` when
     `stop` is set.
     """
-    return _Runner(notebook, start, limits, stop).all()
+    return _Runner(notebook, start, limits, stop).run_all()
 
 
 __all__ = ["CellRun", "Execution", "SandboxError", "StoppedError", "execute", "is_test", "score_of"]

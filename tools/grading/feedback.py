@@ -1,8 +1,8 @@
-"""The page that a student gets back: points, comments and the own work, and nothing of the hidden tests.
+"""The page that a student gets back: points, comments and their own work, and nothing of the hidden tests.
 
-From the moment that a hidden test has run, the student's code has been in one process with its text, and
-whatever that code writes afterwards, in whatever encoding, may carry it. Outputs are therefore shown up to
-the first hidden test only, and a test shows what was given out of it, and how it ended.
+Once a hidden test has run, the student's code has been in one process with its text, and whatever that code
+writes afterwards, in whatever encoding, may carry it. Outputs are therefore shown up to the first hidden test
+only, and of a test the page shows the part that was given out, and how it ended.
 """
 
 import base64
@@ -13,7 +13,7 @@ from nbformat import NotebookNode
 
 from tools.grading.book import Grades
 from tools.grading.examine import NotebookSpec
-from tools.grading.report import NOT_GRADED, PARTLY, Row, number, page, shown
+from tools.grading.report import NOT_GRADED, PARTLY, Row, number, page, safe_html
 
 MOST_TEXT = 20_000
 
@@ -24,8 +24,8 @@ def _exception(name: str) -> str:
     return name if isinstance(known, type) and issubclass(known, BaseException) else "an error"
 
 
-def _ended(name: str) -> str:
-    """What an error says of a test, in words of ours alone."""
+def _describe_error(name: str) -> str:
+    """What an error says of a test, in our own words alone."""
     if name == "Mistake":
         return (
             "The check found a mistake. Run its cell in your own notebook and it says which one; where it "
@@ -53,7 +53,7 @@ def _outputs(cell: NotebookNode) -> list[str]:
             except binascii.Error:
                 pass
             text = str(data.get("text/plain", ""))
-        lines.append(f"<pre>{shown(text[:MOST_TEXT])}</pre>")
+        lines.append(f"<pre>{safe_html(text[:MOST_TEXT])}</pre>")
     return lines
 
 
@@ -66,7 +66,7 @@ def _result(cell: NotebookNode | None, grade: Grades | None) -> str:
     ended = ""
     errors = [o for o in (cell.get("outputs", []) if cell else []) if o.output_type == "error"]
     if errors and grade.manual is None:
-        ended = f" {_ended(errors[0].ename)}"
+        ended = f" {_describe_error(errors[0].ename)}"
     return f"<p><b>{number(grade.points)} of {number(grade.max_score)} points.</b>{ended}</p>"
 
 
@@ -81,42 +81,44 @@ def as_page(
 ) -> str:
     """One student's page for one notebook; `notebook` is what ran, None where nothing did.
 
-    `file_is_why` says whether it was the file for which nothing ran. Why a test has no points is not shown:
-    that sentence can have words in it that the student's code chose while it knew the hidden tests.
+    `file_is_why` says whether nothing ran because of the file. Why a test has no points is not shown: that
+    sentence can have words in it that the student's code chose while it knew the hidden tests.
     """
     total = (
         f"{number(row.score)} of {number(row.most)} points" if row.score is not None else row.state.lower()
     )
-    lines = [f"<p>{shown(row.student)}: <b>{total}</b></p>"]
+    lines = [f"<p>{safe_html(row.student)}: <b>{total}</b></p>"]
     if notebook is None:  # what is said of a file comes from nothing that ran
-        said = row.reasons if file_is_why else ("It could not be graded yet, and not because of the file.",)
-        lines += [f"<p>{shown(reason)}</p>" for reason in said]
+        reasons = (
+            row.reasons if file_is_why else ("It could not be graded yet, and not because of the file.",)
+        )
+        lines += [f"<p>{safe_html(reason)}</p>" for reason in reasons]
         return page(f"Feedback: {row.notebook}", "\n".join(lines))
     if row.state in (NOT_GRADED, PARTLY):
         lines.append("<p>Some of it could not be graded; a person will look at it.</p>")
-    lines += [f"<p>{shown(remark)}</p>" for remark in row.remarks]
-    specs, given = {one.name: one for one in spec.cells}, {grade.name: grade for grade in grades}
+    lines += [f"<p>{safe_html(remark)}</p>" for remark in row.remarks]
+    specs, grade_of = {one.name: one for one in spec.cells}, {grade.name: grade for grade in grades}
     may_know = False
     for cell in notebook.cells:
         one = specs.get(cell.metadata.get("nbgrader", {}).get("grade_id"))
         lines.append("<section>")
         if one is not None and one.is_test:
-            lines += [f"<h2>{shown(one.name)}</h2>", f"<pre>{shown(one.released)}</pre>"]
+            lines += [f"<h2>{safe_html(one.name)}</h2>", f"<pre>{safe_html(one.released)}</pre>"]
             if one.source != one.released:
                 lines.append("<p>Further tests ran here.</p>")
                 may_know = True
         else:
             if one is not None and one.points is not None:
-                lines.append(f"<h2>{shown(one.name)}</h2>")
-            lines.append(f"<pre>{shown(cell.source[:MOST_TEXT])}</pre>")
+                lines.append(f"<h2>{safe_html(one.name)}</h2>")
+            lines.append(f"<pre>{safe_html(cell.source[:MOST_TEXT])}</pre>")
             if cell.get("outputs"):
                 hidden = [
                     "<p>Outputs after the first hidden test are not shown; your own notebook has them.</p>"
                 ]
                 lines += hidden if may_know else _outputs(cell)
         if one is not None:
-            lines.append(_result(cell, given.get(one.name)))
+            lines.append(_result(cell, grade_of.get(one.name)))
             if one.name in comments:
-                lines.append(f"<p>Comment:</p><pre>{shown(comments[one.name])}</pre>")
+                lines.append(f"<p>Comment:</p><pre>{safe_html(comments[one.name])}</pre>")
         lines.append("</section>")
     return page(f"Feedback: {row.notebook}", "\n".join(lines))

@@ -3,10 +3,8 @@
 import csv
 import html
 import io
-import os
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
 GRADED, WAITING, PARTLY, NOT_GRADED = "GRADED", "NEEDS A PERSON", "PARTLY GRADED", "NOT GRADED"
 EXPLAINED = {
@@ -54,14 +52,6 @@ def _cell(text: str) -> str:
     return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
-def write(path: Path, text: str) -> None:
-    """Replaces a file at once, so that no interruption leaves half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.new")
-    new.write_text(text, encoding="utf-8")
-    os.replace(new, path)
-
-
 def as_csv(rows: list[Row]) -> str:
     """One line for each notebook of each student."""
     file = io.StringIO()
@@ -102,7 +92,7 @@ def page(title: str, body: str) -> str:
     )
 
 
-def shown(text: str) -> str:
+def safe_html(text: str) -> str:
     """Text from anywhere, made safe to stand in a page."""
     text = text.encode("utf-8", "backslashreplace").decode()
     return html.escape(
@@ -110,13 +100,13 @@ def shown(text: str) -> str:
     )
 
 
-def as_page(rows: list[Row], left_out: list[str]) -> str:
+def as_page(rows: list[Row], notes: list[str]) -> str:
     """The class at a glance: what needs a person comes first, below sentences on what is left out."""
     counts = Counter(row.state for row in rows)
     lines = [f"<p>{len(rows)} notebooks.</p><ul>"]
     lines += [f"<li><b>{state}</b>: {counts[state]} ({EXPLAINED[state]})</li>" for state in EXPLAINED]
     lines.append("</ul>")
-    lines += [f"<p>{shown(sentence)}</p>" for sentence in left_out]
+    lines += [f"<p>{safe_html(sentence)}</p>" for sentence in notes]
     lines.append("<table><caption>Notebooks, those that need somebody first</caption><thead><tr>")
     heads = ("Student", "Assignment", "State", "Score", "Points so far", "Of", "Reasons", "Remarks")
     for head in heads:
@@ -129,12 +119,12 @@ def as_page(rows: list[Row], left_out: list[str]) -> str:
     ):
         what = row.assignment if row.assignment == row.notebook else f"{row.assignment}/{row.notebook}"
         lines.append(
-            f'<tr class="{row.state.lower().replace(" ", "-")}"><th scope="row">{shown(row.student)}</th>'
+            f'<tr class="{row.state.lower().replace(" ", "-")}"><th scope="row">{safe_html(row.student)}</th>'
         )
-        lines.append(f'<td>{shown(what)}</td><td class="state">{row.state}</td>')
+        lines.append(f'<td>{safe_html(what)}</td><td class="state">{row.state}</td>')
         lines += [f'<td class="number">{number(v) or "–"}</td>' for v in (row.score, row.points, row.most)]
         for texts in (row.reasons, row.remarks):
-            lines.append(f"<td>{'<br>'.join(shown(text) for text in texts)}</td>")
+            lines.append(f"<td>{'<br>'.join(safe_html(text) for text in texts)}</td>")
         lines.append("</tr>")
     lines.append("</tbody></table>")
     return page("Grades", "\n".join(lines))

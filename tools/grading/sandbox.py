@@ -23,6 +23,7 @@ from pathlib import Path
 import psutil
 import zmq
 from jupyter_client.blocking import BlockingKernelClient
+from jupyter_client.connect import KernelConnectionInfo
 
 ROOT = Path(__file__).resolve().parents[2]
 MB = 2**20
@@ -59,22 +60,22 @@ def visible() -> list[Path]:
     return sorted(p for p in paths if p.exists() and not any(o != p and p.is_relative_to(o) for o in paths))
 
 
-def hidden_from_students(folders: list[Path]) -> None:
+def refuse_visible(folders: list[Path]) -> None:
     """Refuses a course whose files would be visible in the sandbox.
 
     Raises `SandboxError` when one of the folders lies in what the sandbox shows, such as `/usr` or the
     Python environment.
     """
-    shown = [Path("/usr"), Path("/etc/fonts"), *visible()]
+    in_sight = [Path("/usr"), Path("/etc/fonts"), *visible()]
     for folder in folders:
-        for path in shown:
+        for path in in_sight:
             if folder.resolve().is_relative_to(path):
                 raise SandboxError(
                     f"{folder} is in {path}, which a student's code can read. Move the course elsewhere."
                 )
 
 
-def _limited(limits: Limits) -> list[str]:
+def _prlimit(limits: Limits) -> list[str]:
     return [
         "prlimit",
         f"--as={(limits.memory_mb + ADDRESS_SPACE_MB) * MB}",
@@ -113,13 +114,13 @@ def _bubblewrap(limits: Limits, folder: Path, user: int | None) -> list[str]:
     for name in ("ld.so.cache", "alternatives", "fonts", "localtime", "nsswitch.conf"):
         command += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     size = str(4 * limits.file_mb * MB)
-    for path in ("/tmp", "/work"):  # a student's own files, in memory
-        command += ["--size", size, "--perms", "1777", "--tmpfs", path]
-    shown = [path for path in visible() if not path.is_relative_to("/usr")]
-    parents = {parent for path in shown for parent in path.parents} - {Path("/"), Path("/tmp")}
+    for folder_in_memory in ("/tmp", "/work"):  # a student's own files
+        command += ["--size", size, "--perms", "1777", "--tmpfs", folder_in_memory]
+    in_sight = [path for path in visible() if not path.is_relative_to("/usr")]
+    parents = {parent for path in in_sight for parent in path.parents} - {Path("/"), Path("/tmp")}
     for parent in sorted(parents):
         command += ["--perms", "0755", "--dir", str(parent)]
-    for path in shown:
+    for path in in_sight:
         command += ["--ro-bind", str(path), str(path)]
     command += ["--ro-bind", str(folder / "files"), "/files", "--bind", str(folder / "ipc"), "/ipc"]
     command += ["--proc", "/proc", "--dev", "/dev", "--size", size, "--perms", "1777", "--tmpfs", "/dev/shm"]
@@ -161,7 +162,7 @@ def check() -> None:
         for part in ("files", "ipc"):
             (Path(name) / part).mkdir()
         command = _bubblewrap(Limits(), Path(name), next(_users) if os.geteuid() == 0 else None)
-        command += [*_limited(Limits()), sys.executable, "-c", "import ipykernel"]
+        command += [*_prlimit(Limits()), sys.executable, "-c", "import ipykernel"]
         done = subprocess.run(command, env=_environment("/work"), capture_output=True, text=True, timeout=120)
     if done.returncode != 0:
         raise SandboxError(
@@ -180,7 +181,7 @@ class Sandbox:
         self.limits, self.reason, self.work = limits, "", "/work"
         self._sandboxed, self._mark = sandboxed, secrets.token_hex(16)
         self._stopped = threading.Event()
-        self._context = None
+        self._context: zmq.Context | None = None
         # Short: a socket's address has at most 107 characters.
         self.folder = Path(tempfile.mkdtemp(prefix="g"))
         try:
@@ -197,53 +198,62 @@ class Sandbox:
             path.chmod(0o755 if path.is_dir() else 0o644)
         user = next(_users) if self._sandboxed and os.geteuid() == 0 else None
         inside = "/ipc" if self._sandboxed else str(ipc)
-        ports = {f"{name}_port": i for i, name in enumerate(("shell", "iopub", "stdin", "control", "hb"), 1)}
-        connection = {"transport": "ipc", "ip": f"{inside}/k", "key": secrets.token_hex(16), **ports}
-        connection |= {"signature_scheme": "hmac-sha256", "kernel_name": "python3"}
+        connection: KernelConnectionInfo = {
+            "transport": "ipc",
+            "ip": f"{inside}/k",
+            "shell_port": 1,
+            "iopub_port": 2,
+            "stdin_port": 3,
+            "control_port": 4,
+            "hb_port": 5,
+            "key": secrets.token_hex(16),
+            "signature_scheme": "hmac-sha256",
+            "kernel_name": "python3",
+        }
         (ipc / "kernel.json").write_text(json.dumps(connection))
+        if user is not None:
+            os.chown(ipc, user, user)
+            os.chown(ipc / "kernel.json", user, user)
+            os.chmod(self.folder, 0o711)
+        self._launch(f"{inside}/kernel.json", user)
+        threading.Thread(target=self._watch, daemon=True).start()
+        self._context = context = zmq.Context()
+        context.setsockopt(zmq.MAXMSGSIZE, LARGEST_MESSAGE)
+        context.setsockopt(zmq.LINGER, 0)
+        self.client = BlockingKernelClient(context=context)
+        self.client.load_connection_info({**connection, "ip": str(ipc / "k")})
+        self._wait_until_ready()
+        if user is not None:
+            # From here on the student's code cannot add to the folder, nor change what is in it.
+            os.chown(ipc, 0, 0)
+
+    def _launch(self, connection_file: str, user: int | None) -> None:
         # -P: a student's random.py must not take the library's place before the kernel runs; afterwards, as
         # in JupyterLab, the folder of the notebook comes first.
-        kernel = [sys.executable, "-P", "-m", "ipykernel_launcher", "-f", f"{inside}/kernel.json"]
+        kernel = [sys.executable, "-P", "-m", "ipykernel_launcher", "-f", connection_file]
         kernel += ["--HistoryManager.enabled=False"]
         kernel += ["--IPKernelApp.exec_lines=__import__('sys').path.insert(0, '')"]
         if self._sandboxed:
-            if user is not None:
-                os.chown(ipc, user, user)
-                os.chown(ipc / "kernel.json", user, user)
-                os.chmod(self.folder, 0o711)
             copy = ["sh", "-c", 'cp -r /files/. /work && exec "$@"', "sh"]
-            command = [*_bubblewrap(self.limits, self.folder, user), *_limited(self.limits), *copy, *kernel]
-            environment, start = _environment("/work"), None
+            command = [*_bubblewrap(self.limits, self.folder, user), *_prlimit(self.limits), *copy, *kernel]
+            start = None
         else:
-            work = self.folder / "work"
-            shutil.copytree(self.folder / "files", work)
+            start = self.folder / "work"
+            shutil.copytree(self.folder / "files", start)
+            self.work = str(start)
             # The limit on processes counts all of a user's, so that without a sandbox only the watch counts.
-            bounds = [bound for bound in _limited(self.limits) if "nproc" not in bound]
+            bounds = [bound for bound in _prlimit(self.limits) if "nproc" not in bound]
             command = [*(bounds if shutil.which("prlimit") else []), *kernel]
-            environment, start, self.work = _environment(str(work)), work, str(work)
-        environment["GRADING_SANDBOX"] = self._mark
         with open(self.folder / "stderr", "wb") as stderr:
             self.process = subprocess.Popen(
                 command,
                 cwd=start,
-                env=environment,
+                env={**_environment(self.work), "GRADING_SANDBOX": self._mark},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
                 start_new_session=True,
             )
-        self._watch = threading.Thread(target=self._watching, daemon=True)
-        self._watch.start()
-        self._context = zmq.Context()
-        self._context.setsockopt(zmq.MAXMSGSIZE, LARGEST_MESSAGE)
-        self._context.setsockopt(zmq.LINGER, 0)
-        self.client = BlockingKernelClient(context=self._context)
-        self.client.load_connection_info({**connection, "ip": str(ipc / "k")})
-        self._wait_until_ready()
-        if (
-            user is not None
-        ):  # from here on the student's code cannot add to the folder, nor change what is in it
-            os.chown(ipc, 0, 0)
 
     def _wait_until_ready(self) -> None:
         sockets = [self.folder / "ipc" / f"k-{i}" for i in range(1, 6)]
@@ -258,10 +268,10 @@ class Sandbox:
             self.client.wait_for_ready(timeout=START_SECONDS)
         except RuntimeError as error:
             with open(self.folder / "stderr", errors="replace") as stderr:
-                said = " ".join(stderr.read(2000).split())
-            raise SandboxError(f"The kernel did not start: {self.reason or said or error}.") from None
+                message = " ".join(stderr.read(2000).split())
+            raise SandboxError(f"The kernel did not start: {self.reason or message or error}.") from None
 
-    def others(self) -> list[psutil.Process]:
+    def other_processes(self) -> list[psutil.Process]:
         """All processes of the sandbox but the kernel and what carries it."""
         kernels, others = [], []
         for process in self._processes():
@@ -286,7 +296,7 @@ class Sandbox:
                         family.append(process)
         return family
 
-    def _watching(self) -> None:
+    def _watch(self) -> None:
         while not self._stopped.wait(WATCH_SECONDS):
             used, processes = 0, self._processes()
             for process in processes:
