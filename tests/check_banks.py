@@ -73,9 +73,12 @@ def listed_mistakes(bank: Bank, seed: int) -> dict[str, tuple[Answer, str]]:
 
 
 def _near_miss(trial: Trial) -> Outcome:
-    return lambda *case: np.multiply(
-        trial.right(*case) if callable(trial.right) else trial.right, 1 + 1.5 * trial.tolerance
-    )
+    def off(right: Any) -> Any:
+        if isinstance(right, tuple):
+            return tuple(map(off, right))
+        return np.multiply(right, 1 + 1.5 * trial.tolerance)
+
+    return lambda *case: off(trial.right(*case) if callable(trial.right) else trial.right)
 
 
 def _made(trial: Trial, outcome: Outcome, right: Any, before: int) -> Any:

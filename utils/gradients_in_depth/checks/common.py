@@ -204,7 +204,7 @@ def furthest(results: np.ndarray, right: ArrayLike) -> int:
 # --- A check as data ---------------------------------------------------------------------------------------
 
 Case = tuple[Any, ...]
-Outcome = ArrayLike | Callable[..., ArrayLike]
+Outcome = ArrayLike | Callable[..., ArrayLike | tuple[ArrayLike, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,8 +267,10 @@ class Trial:
         )
 
 
-def _row(parts: Sequence[ArrayLike]) -> np.ndarray:
-    return np.concatenate([np.ravel(part) for part in parts]).astype(float)
+def _row(parts: Sequence[ArrayLike | tuple[ArrayLike, ...]]) -> np.ndarray:
+    """All numbers in one row; a part may be a tuple of arrays of several shapes."""
+    arrays = [array for part in parts for array in (part if isinstance(part, tuple) else (part,))]
+    return np.concatenate([np.ravel(array) for array in arrays]).astype(float)
 
 
 @np.errstate(all="ignore")  # a mistake may well divide by 0: what is not a number explains nothing
