@@ -65,6 +65,10 @@ LOGIT_MESSAGES = Bank(
         "leaking mask": ((with_a_leaking_mask,), "A masked key gets a gradient"),
         "uniform if large": ((uniform_over(lambda z: z.max() > 20),), "but large logits are not"),
         "uniform if masked": ((uniform_over(lambda z: np.isneginf(z).any()),), "but masked keys are not"),
+        "uniform if both": (
+            (uniform_over(lambda z: z.min() == -np.inf and z.max() > 20),),
+            "but masked keys",
+        ),
     },
     right={
         "by autograd, a tensor": (by_autograd,),
