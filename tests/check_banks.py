@@ -3,6 +3,7 @@
 import contextlib
 import io
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from numbers import Real
@@ -63,7 +64,8 @@ def listed_mistakes(bank: Bank, seed: int) -> dict[str, tuple[Answer, str]]:
     [right, *_] = bank.right.values()
     rng, before, answers = bank.check.generator(seed), [0] * len(right), {}
     for place, trial in enumerate(bank.check.trials):
-        outcomes = [*trial.listed(), ("", _near_miss(trial))]
+        miss = 0.0 if trial.right is math.inf else _near_miss(trial)  # no number is near to infinity
+        outcomes = [*trial.listed(), ("", miss)]
         for number, (sentence, outcome) in enumerate(outcomes):
             part = _made(trial, outcome, right[trial.part], before[trial.part])
             answers[f"trial {place}, mistake {number}"] = (bank.with_part(trial.part, part), sentence)

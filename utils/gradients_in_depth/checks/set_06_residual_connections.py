@@ -6,9 +6,85 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from gradients_in_depth import theory
-from gradients_in_depth.checks.common import Mistake, as_number, as_whole_number, call, compare, exercise
+from gradients_in_depth.checks.common import Case, Trial, agree, exercise, furthest, number, whole_number
 
 # --- How loud may a branch be? -----------------------------------------------------------------------------
+
+
+def _stacks(rng: np.random.Generator) -> list[Case]:
+    """Depth, growth, weight_var and slope."""
+    depth = rng.integers((3, 8, 20, 60), (6, 15, 50, 100))
+    growth = rng.uniform(1.3, 4.0, size=4)
+    weight_var, slope = rng.uniform(0.6, 1.7, size=4), rng.uniform(0.15, 0.6, size=4)
+    return list(zip(depth.tolist(), growth.tolist(), weight_var.tolist(), slope.tolist(), strict=True))
+
+
+def _passed(weight_var: float, slope: float) -> float:
+    """By what a branch of scale 1 multiplies a squared message."""
+    return weight_var * (1 + slope**2) / 2
+
+
+def _scale(passed: Callable = _passed, power: float = 2, more: int = 0) -> Callable:
+    """The scale at which the mean square grows by growth ** power, with so many `more` blocks."""
+    return lambda depth, growth, *branch: math.sqrt(
+        (growth ** (power / (depth + more)) - 1) / passed(*branch)
+    )
+
+
+def _begin_with_one(cases: Sequence[Case], results: np.ndarray, right: np.ndarray) -> str:
+    worst = furthest(results / right, 1)
+    depth, growth, weight_var, slope = cases[worst]
+    return (
+        f"With {depth} blocks, weight_var {weight_var:.2f} and slope {slope:.2f}, {results[worst]:.3g} does "
+        f"not let the gradient grow by {growth:.2f}: begin with the factor of one block."
+    )
+
+
+_SCALE = Trial(
+    cases=_stacks,
+    read=number("The scale"),
+    right=_scale(),
+    mistakes={
+        "With this scale the mean SQUARE of the gradient grows by that factor: of what is `growth` the "
+        "factor?": _scale(power=1),
+        "Squared once too often: what grows is the root of the mean square.": _scale(power=4),
+        "That is the square of the scale: a root is missing.": lambda *case: _scale()(*case) ** 2,
+        "As if every branch kept the scale by itself, with He's weights: what do THESE weights and this "
+        "slope do to a message?": _scale(lambda weight_var, slope: 1.0),
+        "That is for a ReLU without a leak: the leak lets something back as well.": (
+            _scale(lambda weight_var, slope: weight_var / 2)
+        ),
+        "As if the activation let everything back as it is.": _scale(lambda weight_var, slope: weight_var),
+        "The slope enters as it is: what adds up are SQUARES of messages.": (
+            _scale(lambda weight_var, slope: weight_var * (1 + slope) / 2)
+        ),
+        "Do BOTH slopes of the activation act on all of the units?": (
+            _scale(lambda weight_var, slope: weight_var * (1 + slope**2))
+        ),
+        "Upside down: larger weights need a smaller scale, not a larger one.": (
+            _scale(lambda *branch: 1 / _passed(*branch))
+        ),
+        "One block too few: every block has a branch, the first and the last.": _scale(more=-1),
+        "One block too many: count the branches.": _scale(more=1),
+        "That is the limit of very many blocks: a handful of blocks grows by a power, not by an "
+        "exponential.": (
+            lambda depth, growth, *branch: math.sqrt(2 * math.log(growth) / (depth * _passed(*branch)))
+        ),
+        "That adds up what all blocks add to the FIRST square: each adds to what is already there.": (
+            lambda depth, growth, *branch: math.sqrt((growth**2 - 1) / (depth * _passed(*branch)))
+        ),
+        "As if stream and branch pointed the same way, so that sizes add: what adds up when they do not?": (
+            lambda depth, growth, *branch: (growth ** (1 / depth) - 1) / math.sqrt(_passed(*branch))
+        ),
+        "That is the rule of thumb for a growth near e in the square: here another growth is asked for.": (
+            lambda depth, growth, *branch: (depth * _passed(*branch)) ** -0.5
+        ),
+        "That is the rule of thumb for He's weights: `growth` plays no part in it.": (
+            lambda depth, *_: depth**-0.5
+        ),
+    },
+    otherwise=_begin_with_one,
+)
 
 
 @exercise(
@@ -19,90 +95,64 @@ from gradients_in_depth.checks.common import Mistake, as_number, as_whole_number
         "squared message by a² times something? What is that something, for a unit that is positive half of "
         "the time? Then all blocks: what do their factors have to make together?"
     ),
+    stream=61,
+    trials=[_SCALE],
 )
 def loudest_branch(loudest: Callable, seed: int) -> None:
     """The branch scale at which the gradient's root mean square grows by a given factor over all blocks."""
-    rng = np.random.default_rng([61, seed])
-    depth = rng.integers((3, 8, 20, 60), (6, 15, 50, 100))
-    growth = rng.uniform(1.3, 4.0, size=4)
-    weight_var, slope = rng.uniform(0.6, 1.7, size=4), rng.uniform(0.15, 0.6, size=4)
-    given = list(zip(depth.tolist(), growth.tolist(), weight_var.tolist(), slope.tolist(), strict=True))
-    found = np.array([as_number(call(loudest, *case), "The scale") for case in given])
-    passed = weight_var * (1 + slope**2) / 2
-
-    def scale(growth: np.ndarray, depth: np.ndarray = depth, passed: np.ndarray = passed) -> np.ndarray:
-        return np.sqrt((growth ** (1 / depth) - 1) / passed)
-
-    square = growth**2
-    right = scale(square)
-    mistakes = [
-        (
-            scale(growth),
-            "With this scale the mean SQUARE of the gradient grows by that factor: of what is `growth` the "
-            "factor?",
-        ),
-        (scale(growth**4), "Squared once too often: what grows is the root of the mean square."),
-        (right**2, "That is the square of the scale: a root is missing."),
-        (
-            scale(square, passed=np.full(4, 1.0)),
-            "As if every branch kept the scale by itself, with He's weights: what do THESE weights and this "
-            "slope do to a message?",
-        ),
-        (
-            scale(square, passed=weight_var / 2),
-            "That is for a ReLU without a leak: the leak lets something back as well.",
-        ),
-        (scale(square, passed=weight_var), "As if the activation let everything back as it is."),
-        (
-            scale(square, passed=weight_var * (1 + slope) / 2),
-            "The slope enters as it is: what adds up are SQUARES of messages.",
-        ),
-        (
-            scale(square, passed=weight_var * (1 + slope**2)),
-            "Do BOTH slopes of the activation act on all of the units?",
-        ),
-        (
-            scale(square, passed=1 / passed),
-            "Upside down: larger weights need a smaller scale, not a larger one.",
-        ),
-        (scale(square, depth - 1), "One block too few: every block has a branch, the first and the last."),
-        (scale(square, depth + 1), "One block too many: count the branches."),
-        (
-            np.sqrt(2 * np.log(growth) / (depth * passed)),
-            "That is the limit of very many blocks: a handful of blocks grows by a power, not by an "
-            "exponential.",
-        ),
-        (
-            np.sqrt((square - 1) / (depth * passed)),
-            "That adds up what all blocks add to the FIRST square: each adds to what is already there.",
-        ),
-        (
-            (growth ** (1 / depth) - 1) / np.sqrt(passed),
-            "As if stream and branch pointed the same way, so that sizes add: what adds up when they do not?",
-        ),
-        (
-            1 / np.sqrt(depth * passed),
-            "That is the rule of thumb for a growth near e in the square: here another growth is asked for.",
-        ),
-        (1 / np.sqrt(depth), "That is the rule of thumb for He's weights: `growth` plays no part in it."),
-    ]
-    worst = int(np.argmax(np.nan_to_num(np.abs(found / right - 1), nan=np.inf)))
-    otherwise = (
-        f"With {depth[worst]} blocks, weight_var {weight_var[worst]:.2f} and slope {slope[worst]:.2f}, "
-        f"{found[worst]:.3g} does not let the gradient grow by {growth[worst]:.2f}: begin with the factor of "
-        "one block."
-    )
-    compare(found, right, mistakes, otherwise, 1e-6)
 
 
 # --- The first block, and the last ones --------------------------------------------------------------------
 
 _BLOCKS = 60
+_LAW = theory.residual_flow(_BLOCKS, 1.0, normalization="batch").branch_factors
+_FROM_THE_END = _LAW[::-1]
+_COUNTED_FROM_ONE = 1 / (1 + (1 - 1 / math.pi) * np.arange(_BLOCKS, 0, -1))
 
 
-def _how_many(remain: np.ndarray, target: float) -> int:
-    """The smallest number of factors, from the first on, whose product is at most `target`."""
-    return int(np.argmax(np.cumprod(remain) <= target)) + 1
+def _how_many(factors: np.ndarray, share: float) -> int:
+    """How many branches, from the first on, can be silent until at most this share is left."""
+    return int(np.argmax(np.cumprod(1 / (1 + factors)) <= share)) + 1
+
+
+_AS_MANY = _how_many(_FROM_THE_END, 0.5)
+_COUNT = Trial(
+    read=whole_number("The number of blocks"),
+    impossible={f"There are {_BLOCKS} blocks in all.": lambda results: results[0] > _BLOCKS},
+    right=_AS_MANY,
+    mistakes={
+        "So it would be if all blocks were alike: with batch normalization, how large is the last branch "
+        "beside the stream?": 1,
+        "Those are the blocks right behind the first: begin at the other end.": _how_many(_LAW[1:], 0.5),
+        "Close: how much do the paths around so many blocks carry, in a number, and is that no more than "
+        "around the first?": _AS_MANY - 1,
+        "Close: would one block less do as well?": _AS_MANY + 1,
+        "That is how many blocks are left: those that are taken out are asked for.": _BLOCKS - _AS_MANY,
+        "That looks like the place of a block: how MANY are taken out is asked for.": _BLOCKS - _AS_MANY + 1,
+        "That leaves a quarter: is it a norm or a square that the first block halves?": (
+            _how_many(_FROM_THE_END, 0.25)
+        ),
+        "That leaves the root of what it should: the factors f are of SQUARED gradients already.": (
+            _how_many(_FROM_THE_END, math.sqrt(0.5))
+        ),
+        "That adds up the shares through each block: a path through two of them is counted twice.": (
+            np.argmax(np.cumsum(_FROM_THE_END / (1 + _FROM_THE_END)) >= 0.5) + 1
+        ),
+        "That adds up the factors f (or lets 1/l stand for them): what does ONE block leave, and then the "
+        "next of that?": np.argmax(np.cumsum(_FROM_THE_END) >= 1) + 1,
+        "The first block has NO block before it: count l from 0.": (
+            _how_many(_FROM_THE_END, 1 / (1 + _LAW[1])),
+            _how_many(_COUNTED_FROM_ONE, 1 / (1 + _LAW[1])),
+        ),
+        "All of them? Then only the path along the skips would be left: how much is that?": _BLOCKS,
+    },
+    otherwise=lambda _, results, right: (
+        f"Around the last {results[0]:.0f} go paths with "
+        f"{np.prod(1 / (1 + _FROM_THE_END[: int(results[0])])):.2g} of the squared gradient: how much is "
+        "that around the first?"
+    ),
+    tolerance=1e-9,
+)
 
 
 @exercise(
@@ -113,65 +163,10 @@ def _how_many(remain: np.ndarray, target: float) -> int:
         "stays if only the skip is counted? For several blocks, do these parts add or multiply? A loop of "
         "three lines counts the rest."
     ),
+    trials=[_COUNT],
 )
 def blocks_like_the_first(count: int, seed: int) -> None:
     """How many last blocks carry as much of the squared gradient as the first of 60 alone."""
-    found = as_whole_number(count, "The number of blocks")
-    law = theory.residual_flow(_BLOCKS, 1.0, normalization="batch").branch_factors
-    from_the_end = law[::-1]
-    counted_from_one = 1 / (1 + (1 - 1 / math.pi) * np.arange(1, _BLOCKS + 1))
-    right = _how_many(1 / (1 + from_the_end), 0.5)
-    mistakes = [
-        (
-            1,
-            "So it would be if all blocks were alike: with batch normalization, how large is the last branch "
-            "beside the stream?",
-        ),
-        (
-            _how_many(1 / (1 + law[1:]), 0.5),
-            "Those are the blocks right behind the first: begin at the other end.",
-        ),
-        (
-            right - 1,
-            "Close: how much do the paths around so many blocks carry, in a number, and is that no more than "
-            "around the first?",
-        ),
-        (right + 1, "Close: would one block less do as well?"),
-        (_BLOCKS - right, "That is how many blocks are left: those that are taken out are asked for."),
-        (_BLOCKS - right + 1, "That looks like the place of a block: how MANY are taken out is asked for."),
-        (
-            _how_many(1 / (1 + from_the_end), 0.25),
-            "That leaves a quarter: is it a norm or a square that the first block halves?",
-        ),
-        (
-            _how_many(1 / (1 + from_the_end), math.sqrt(0.5)),
-            "That leaves the root of what it should: the factors f are of SQUARED gradients already.",
-        ),
-        (
-            int(np.argmax(np.cumsum(from_the_end / (1 + from_the_end)) >= 0.5)) + 1,
-            "That adds up the shares through each block: a path through two of them is counted twice.",
-        ),
-        (
-            int(np.argmax(np.cumsum(from_the_end) >= 1)) + 1,
-            "That adds up the factors f (or lets 1/l stand for them): what does ONE block leave, and then "
-            "the next of that?",
-        ),
-        *(
-            (
-                _how_many(1 / (1 + factors), 1 / (1 + law[1])),
-                "The first block has NO block before it: count l from 0.",
-            )
-            for factors in (from_the_end, counted_from_one[::-1])
-        ),
-        (_BLOCKS, "All of them? Then only the path along the skips would be left: how much is that?"),
-    ]
-    if found > _BLOCKS:
-        raise Mistake(f"There are {_BLOCKS} blocks in all.")
-    otherwise = (
-        f"Around the last {found} go paths with {np.cumprod(1 / (1 + from_the_end))[found - 1]:.2g} of the "
-        "squared gradient: how much is that around the first?"
-    )
-    compare(found, right, mistakes, otherwise, 1e-9)
 
 
 # --- A knob on all branches --------------------------------------------------------------------------------
@@ -189,6 +184,93 @@ class _Knob:
     def __repr__(self) -> str:
         return "squared_gradient"
 
+    def shares(self) -> np.ndarray:
+        """What the paths of each length carry, from length 0 on: (blocks + 1,)."""
+        return theory.path_length_weights(self.factors)
+
+    def mean(self, power: int = 1) -> float:
+        """The mean of this power of the length of a path."""
+        return float(self.shares() @ np.arange(len(self.factors) + 1) ** power)
+
+
+def _knobs(rng: np.random.Generator) -> list[Case]:
+    depth = rng.integers((4, 15, 40, 25), (8, 25, 70, 35)).tolist()
+    factors = [
+        rng.uniform(0.3, 1.5, size=depth[0]),
+        np.full(depth[1], rng.uniform(0.7, 1.3)),
+        rng.uniform(0.5, 3.0, size=depth[2]) / depth[2],
+        1 / (1 + rng.uniform(0.5, 0.9) * np.arange(depth[3])),
+    ]
+    return [(_Knob(*case),) for case in zip(factors, rng.uniform(0.2, 5.0, size=4), strict=True)]
+
+
+def _one_sided(far: float) -> Callable[[_Knob], float]:
+    """The slope in logarithms between a knob of 1 and one of `far`."""
+    return lambda knob: math.log(knob(far) / knob(1)) / (2 * math.log(far))
+
+
+def _one_path(cases: Sequence[Case], results: np.ndarray, right: np.ndarray) -> str:
+    worst = furthest(results / right, 1)
+    [knob] = cases[worst]
+    return (
+        f"With the knob at 1.001 a network's squared gradient grew by {knob(1.001) / knob(1) - 1:.2%}, and "
+        f"your mean length there is {results[worst]:.3g}: what would one path of that length do?"
+    )
+
+
+_MEAN_LENGTH = Trial(
+    cases=_knobs,
+    read=number("The mean length"),
+    impossible={
+        "A mean length is a number: which knob makes your function divide by 0?": (
+            lambda results: not np.isfinite(results).all()
+        ),
+        "A path cannot have fewer than 0 branches: louder branches, or softer ones?": (
+            lambda results: (results < 0).any()
+        ),
+    },
+    right=lambda knob: knob.mean(),
+    mistakes={
+        "Twice too long: the knob turns a message, and what you were given is a SQUARED gradient.": (
+            lambda knob: 2 * knob.mean()
+        ),
+        "Half of it: is there one factor of ½ too many?": lambda knob: knob.mean() / 2,
+        "That is a sum over paths, weighted: a MEAN has the sum of the weights below.": (
+            lambda knob: knob(1) * knob.mean()
+        ),
+        "That is the slope at 1 itself: what has to be below, and which power of the knob do you read?": (
+            lambda knob: 2 * knob(1) * knob.mean()
+        ),
+        "That reads the knob near 0, where the branches are silent: the network itself has it at 1.": (
+            lambda knob: knob.factors.sum()
+        ),
+        "That is the longest path, through every branch: is much of the gradient there?": (
+            lambda knob: len(knob.factors)
+        ),
+        "That is the mean over all paths, each counted once: they do not carry equal shares.": (
+            lambda knob: len(knob.factors) / 2
+        ),
+        "That is the most common length, and the mean is asked for.": lambda knob: np.argmax(knob.shares()),
+        "That is the share of all paths with at least one branch: between 0 and 1, and no length.": (
+            lambda knob: 1 - knob.shares()[0]
+        ),
+        "That is the logarithm of the whole growth: it weighs knobs between 0 and 1 as well.": (
+            lambda knob: math.log(knob(1) / knob(0))
+        ),
+        "That asks how many branches of factor 1 make this growth: what if they are softer, and more?": (
+            lambda knob: math.log2(knob(1) / knob(0))
+        ),
+        "That is a mean of SQUARED lengths: is that a second derivative?": lambda knob: knob.mean(power=2),
+        "From a knob of 1 to one of 2 is too far: long paths have grown beyond the others by then.": (
+            lambda knob: (knob(2) - knob(1)) / knob(1) / 2
+        ),
+        "From a knob of 1 to one of 2 is too far for a slope AT 1: make the step small.": _one_sided(2.0),
+        "Your step is too coarse, and it looks to one side only: the slope AT 1 is wanted.": _one_sided(1.1),
+    },
+    otherwise=_one_path,
+    tolerance=0.01,
+)
+
 
 @exercise(
     3,
@@ -198,105 +280,34 @@ class _Knob:
         "the knob goes from 1 to 1.001? Take one term of each length, differentiate their sum by the "
         "knob, and compare it with the mean that you want."
     ),
+    stream=63,
+    trials=[_MEAN_LENGTH],
 )
 def mean_path_length(mean_length: Callable, seed: int) -> None:
     """The mean number of branches on a path from a function of the knob alone; to 1 %."""
-    rng = np.random.default_rng([63, seed])
-    depth = rng.integers((4, 15, 40, 25), (8, 25, 70, 35)).tolist()
-    factors = [
-        rng.uniform(0.3, 1.5, size=depth[0]),
-        np.full(depth[1], rng.uniform(0.7, 1.3)),
-        rng.uniform(0.5, 3.0, size=depth[2]) / depth[2],
-        1 / (1 + rng.uniform(0.5, 0.9) * np.arange(depth[3])),
-    ]
-    knobs = [_Knob(f, unit) for f, unit in zip(factors, rng.uniform(0.2, 5.0, size=4), strict=True)]
-    found = np.array([as_number(call(mean_length, knob), "The mean length") for knob in knobs])
-    shares = [theory.path_length_weights(f) for f in factors]
-    right = np.array([share @ np.arange(len(share)) for share in shares])
-
-    def each(of: Callable[[_Knob, np.ndarray, np.ndarray], float]) -> np.ndarray:
-        return np.array([of(*case) for case in zip(knobs, factors, shares, strict=True)])
-
-    def one_sided(far: float) -> np.ndarray:
-        return each(lambda knob, f, share: math.log(knob(far) / knob(1)) / (2 * math.log(far)))
-
-    mistakes = [
-        (
-            2 * right,
-            "Twice too long: the knob turns a message, and what you were given is a SQUARED gradient.",
-        ),
-        (right / 2, "Half of it: is there one factor of ½ too many?"),
-        (
-            each(lambda knob, f, share: knob(1)) * right,
-            "That is a sum over paths, weighted: a MEAN has the sum of the weights below.",
-        ),
-        (
-            2 * each(lambda knob, f, share: knob(1)) * right,
-            "That is the slope at 1 itself: what has to be below, and which power of the knob do you read?",
-        ),
-        (
-            each(lambda knob, f, share: f.sum()),
-            "That reads the knob near 0, where the branches are silent: the network itself has it at 1.",
-        ),
-        (
-            each(lambda knob, f, share: len(f)),
-            "That is the longest path, through every branch: is much of the gradient there?",
-        ),
-        (
-            each(lambda knob, f, share: len(f) / 2),
-            "That is the mean over all paths, each counted once: they do not carry equal shares.",
-        ),
-        (
-            each(lambda knob, f, share: np.argmax(share)),
-            "That is the most common length, and the mean is asked for.",
-        ),
-        (
-            each(lambda knob, f, share: 1 - share[0]),
-            "That is the share of all paths with at least one branch: between 0 and 1, and no length.",
-        ),
-        (
-            each(lambda knob, f, share: math.log(knob(1) / knob(0))),
-            "That is the logarithm of the whole growth: it weighs knobs between 0 and 1 as well.",
-        ),
-        (
-            each(lambda knob, f, share: math.log2(knob(1) / knob(0))),
-            "That asks how many branches of factor 1 make this growth: what if they are softer, and more?",
-        ),
-        (
-            each(lambda knob, f, share: share @ np.arange(len(share)) ** 2),
-            "That is a mean of SQUARED lengths: is that a second derivative?",
-        ),
-        (
-            each(lambda knob, f, share: (knob(2) - knob(1)) / knob(1) / 2),
-            "From a knob of 1 to one of 2 is too far: long paths have grown beyond the others by then.",
-        ),
-        (one_sided(2.0), "From a knob of 1 to one of 2 is too far for a slope AT 1: make the step small."),
-        (one_sided(1.1), "Your step is too coarse, and it looks to one side only: the slope AT 1 is wanted."),
-    ]
-    if not np.isfinite(found).all():
-        raise Mistake("A mean length is a number: which knob makes your function divide by 0?")
-    if (found < 0).any():
-        raise Mistake("A path cannot have fewer than 0 branches: louder branches, or softer ones?")
-    worst = int(np.argmax(np.abs(found / right - 1)))
-    grown = knobs[worst](1.001) / knobs[worst](1) - 1
-    otherwise = (
-        f"With the knob at 1.001 a network's squared gradient grew by {grown:.2%}, and your mean "
-        f"length there is {found[worst]:.3g}: what would one path of that length do?"
-    )
-    compare(found, right, mistakes, otherwise, 0.01)
 
 
 # --- What a ReLU on the stream lets through ----------------------------------------------------------------
 
 
-def _blocks_open(scales: Sequence[float], *, given: bool = False, cut_first: bool = True) -> np.ndarray:
-    """Share of units that are open in each block, and in all before if `given`: (blocks,).
+def _streams(rng: np.random.Generator) -> list[Case]:
+    """Branch scales (blocks,): all equal, falling, rising, and small but for the first."""
+    equal, falling, rising, small = rng.integers((6, 6, 5, 15), (12, 10, 9, 25)).tolist()
+    return [
+        (np.full(equal, rng.uniform(0.5, 2.0)),),
+        (rng.uniform(0.8, 1.2) * np.geomspace(1, rng.uniform(0.15, 0.25), falling),),
+        (rng.uniform(0.8, 1.2) * np.geomspace(0.2, rng.uniform(1.5, 2.0), rising),),
+        (np.array([1.0] + [small**-0.5] * (small - 1)),),
+    ]
+
+
+def open_by_block(scales: np.ndarray, *, uncut: bool = False, cut_first: bool = True) -> np.ndarray:
+    """Share of units that are open in each block, and in all before if `uncut`: (blocks,).
 
     A unit is max(0, x + scale * z) with z standard normal, from x = 0 on; its density lies on a grid of the
-    positive numbers, and those that were cut sit in one atom at 0 (or, if `given`, are gone).
+    positive numbers, and those that were cut sit in one atom at 0 (or, if `uncut`, are gone).
     `cut_first` is whether the first block has a ReLU.
     """
-    scales = np.asarray(scales, dtype=float)
     points = 900
     step = 6 * math.sqrt(float(np.square(scales).sum())) / points
     x = (np.arange(points) + 0.5) * step
@@ -305,23 +316,84 @@ def _blocks_open(scales: Sequence[float], *, given: bool = False, cut_first: boo
     def normal(z: np.ndarray, std: float) -> np.ndarray:
         return np.exp(-((z / std) ** 2) / 2) / (math.sqrt(2 * math.pi) * std)
 
-    density, atom, found = np.zeros(points), 1.0, []
-    for number, scale in enumerate(scales.tolist()):
-        if number == 1 and not cut_first:  # the negative half of block 1 comes along, and may come back
+    density, atom, shares = np.zeros(points), 1.0, []
+    for block, scale in enumerate(scales.tolist()):
+        if block == 1 and not cut_first:  # the negative half of block 1 comes along, and may come back
             together = math.hypot(*scales[:2].tolist())
             density = normal(x, together)
         else:
             moved = np.convolve(density, normal(apart, scale))[points - 1 : 2 * points - 1] * step
             density = moved + atom * normal(x, scale)
-        passed = float(density.sum() * step)
-        atom = 0.0 if given else 1 - passed
-        found.append(passed)
-    return np.array(found)
+        shares.append(float(density.sum() * step))
+        atom = 0.0 if uncut else 1 - shares[-1]
+    return np.array(shares)
 
 
-def _always_open(scales: Sequence[float]) -> float:
+def _always_open(scales: np.ndarray) -> float:
     """Share of units that no block has cut."""
-    return float(_blocks_open(scales, given=True)[-1])
+    return open_by_block(scales, uncut=True)[-1]
+
+
+def _by_hand(cases: Sequence[Case], results: np.ndarray, right: np.ndarray) -> str:
+    if agree(results[0], right[0], 0.04):
+        return (
+            "Equal scales are right, and others are not: where does your function look at the single scales?"
+        )
+    return (
+        f"For {len(cases[0][0])} blocks of equal scales it is not {results[0]:.3g}: try one block by hand, "
+        "then two (draw the plane)."
+    )
+
+
+_OPEN = Trial(
+    cases=_streams,
+    read=number("The share"),
+    impossible={
+        "A share lies between 0 and 1, and yours does not: did you divide by a number?": (
+            lambda results: not ((results >= 0) & (results <= 1)).all()
+        )
+    },
+    right=_always_open,
+    mistakes={
+        "As if every ReLU tossed a coin for each unit: how far from 0 is a stream that was never cut?": (
+            lambda scales: 0.5 ** len(scales)
+        ),
+        "That multiplies the shares of the single blocks, as if a unit forgot from one to the next.": (
+            lambda scales: np.prod(open_by_block(scales))
+        ),
+        "Those are open in the LAST block: some of them were cut before, and came back.": (
+            lambda scales: open_by_block(scales)[-1]
+        ),
+        "That is how many are open in a block on average: a path needs ALL of its blocks.": (
+            lambda scales: open_by_block(scales).mean()
+        ),
+        "Half of the sums are positive at the END: what about all the places on the way?": 0.5,
+        "That starts behind the first block: it has a ReLU, too, and cuts one half.": (
+            lambda scales: 2 * _always_open(scales)
+        ),
+        "You let the negative half of the FIRST block go on: it has a ReLU as well.": (
+            lambda scales: open_by_block(scales, uncut=True, cut_first=False)[-1]
+        ),
+        "So it would be if all scales were equal: do yours count?": (
+            lambda scales: _always_open(np.ones(len(scales)))
+        ),
+        "You take the scales for variances: a scale multiplies a number of variance 1.": (
+            lambda scales: _always_open(np.sqrt(scales))
+        ),
+        "Squared once too often: a scale is a standard deviation.": lambda scales: _always_open(scales**2),
+        "You take the scales from the end: is the signal, or the message, what a ReLU decides by?": (
+            lambda scales: _always_open(scales[::-1])
+        ),
+        "One block is missing: the last ReLU cuts as well.": lambda scales: _always_open(scales[:-1]),
+        "One block too many: each scale belongs to one ReLU.": (
+            lambda scales: _always_open(np.append(scales, scales[-1]))
+        ),
+        "Those were cut at least once: the others are asked for.": lambda scales: 1 - _always_open(scales),
+        "That is a root: the share itself is asked for.": lambda scales: math.sqrt(_always_open(scales)),
+    },
+    otherwise=_by_hand,
+    tolerance=0.04,
+)
 
 
 @exercise(
@@ -332,79 +404,8 @@ def _always_open(scales: Sequence[float]) -> float:
         "was added before? As long as no ReLU has cut it, what is its value, as a sum? Now say 'no ReLU has "
         "cut it' as a sentence about these sums, and let many such units run."
     ),
+    stream=65,
+    trials=[_OPEN],
 )
 def open_units(open_share: Callable, seed: int) -> None:
     """The share of units that no ReLU on the stream has cut, for given branch scales; to 4 %."""
-    rng = np.random.default_rng([65, seed])
-    equal, falling, rising, small = rng.integers((6, 6, 5, 15), (12, 10, 9, 25)).tolist()
-    cases = [
-        np.full(equal, rng.uniform(0.5, 2.0)),
-        rng.uniform(0.8, 1.2) * np.geomspace(1, rng.uniform(0.15, 0.25), falling),
-        rng.uniform(0.8, 1.2) * np.geomspace(0.2, rng.uniform(1.5, 2.0), rising),
-        np.array([1.0] + [small**-0.5] * (small - 1)),
-    ]
-    found = np.array([as_number(call(open_share, case), "The share") for case in cases])
-
-    def each(of: Callable[[np.ndarray], float]) -> np.ndarray:
-        return np.array([of(case) for case in cases])
-
-    right = each(_always_open)
-    mistakes = [
-        (
-            each(lambda a: 0.5 ** len(a)),
-            "As if every ReLU tossed a coin for each unit: how far from 0 is a stream that was never cut?",
-        ),
-        (
-            each(lambda a: np.prod(_blocks_open(a))),
-            "That multiplies the shares of the single blocks, as if a unit forgot from one to the next.",
-        ),
-        (
-            each(lambda a: _blocks_open(a)[-1]),
-            "Those are open in the LAST block: some of them were cut before, and came back.",
-        ),
-        (
-            each(lambda a: np.mean(_blocks_open(a))),
-            "That is how many are open in a block on average: a path needs ALL of its blocks.",
-        ),
-        (
-            np.full(4, 0.5),
-            "Half of the sums are positive at the END: what about all the places on the way?",
-        ),
-        (
-            2 * right,
-            "That starts behind the first block: it has a ReLU, too, and cuts one half.",
-        ),
-        (
-            each(lambda a: _blocks_open(a, given=True, cut_first=False)[-1]),
-            "You let the negative half of the FIRST block go on: it has a ReLU as well.",
-        ),
-        (
-            each(lambda a: _always_open(np.ones(len(a)))),
-            "So it would be if all scales were equal: do yours count?",
-        ),
-        (
-            each(lambda a: _always_open(np.sqrt(a))),
-            "You take the scales for variances: a scale multiplies a number of variance 1.",
-        ),
-        (each(lambda a: _always_open(a**2)), "Squared once too often: a scale is a standard deviation."),
-        (
-            each(lambda a: _always_open(a[::-1])),
-            "You take the scales from the end: is the signal, or the message, what a ReLU decides by?",
-        ),
-        (each(lambda a: _always_open(a[:-1])), "One block is missing: the last ReLU cuts as well."),
-        (each(lambda a: _always_open([*a, a[-1]])), "One block too many: each scale belongs to one ReLU."),
-        (1 - right, "Those were cut at least once: the others are asked for."),
-        (np.sqrt(right), "That is a root: the share itself is asked for."),
-    ]
-    if not ((found >= 0) & (found <= 1)).all():
-        raise Mistake("A share lies between 0 and 1, and yours does not: did you divide by a number?")
-    if np.allclose(found[0], right[0], rtol=0.04):
-        otherwise = (
-            "Equal scales are right, and others are not: where does your function look at the single scales?"
-        )
-    else:
-        otherwise = (
-            f"For {len(cases[0])} blocks of equal scales it is not {found[0]:.3g}: try one "
-            "block by hand, then two (draw the plane)."
-        )
-    compare(found, right, mistakes, otherwise, 0.04)
