@@ -18,7 +18,7 @@ def commit(folder, message="as it is"):
 def merge_two_branches(folder, *changes):
     """Make two branches from what is in a folder, each with one change, and merge them; what git says."""
     git(folder, "init", "--quiet", "--initial-branch=main")
-    (folder / ".gitignore").write_text(".built.json.*\n")
+    (folder / ".gitignore").write_text(".built.json.*\n", encoding="utf-8")
     commit(folder)
     for number, change in enumerate(changes):
         git(folder, "checkout", "--quiet", "-b", f"branch-{number}", "main")

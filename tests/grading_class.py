@@ -71,13 +71,13 @@ def write_course(folder: Path) -> Path:
     """The folder of the assignments, with one in it."""
     (folder / "source" / NAME).mkdir(parents=True)
     nbformat.write(instructor_notebook(), folder / "source" / NAME / f"{NAME}.ipynb")
-    (folder / "source" / NAME / "given.txt").write_text("given")
+    (folder / "source" / NAME / "given.txt").write_text("given", encoding="utf-8")
     return folder / "source"
 
 
 def read(path: Path) -> dict:
     """The notebook as students get it."""
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def edit(notebook: dict, **sources: str) -> dict:

@@ -66,13 +66,14 @@ def course(tmp_path):
     sources = tmp_path / "notebooks" / "sources"
     package.mkdir()
     sources.mkdir(parents=True)
-    (package / "__init__.py").write_text("")
-    (package / "pictures.py").write_text("WIDTH = 9\nHEIGHT = 6  # inches\n")
+    (package / "__init__.py").write_text("", encoding="utf-8")
+    (package / "pictures.py").write_text("WIDTH = 9\nHEIGHT = 6  # inches\n", encoding="utf-8")
     (package / "plots.py").write_text(
         "from gradients_in_depth import pictures\n\ndef curve():\n    return pictures.WIDTH\n"
-        "\ndef layers():\n    return pictures.HEIGHT\n"
+        "\ndef layers():\n    return pictures.HEIGHT\n",
+        encoding="utf-8",
     )
-    (package / "slider.js").write_text("export default {};\n")
+    (package / "slider.js").write_text("export default {};\n", encoding="utf-8")
     return tmp_path
 
 
@@ -97,7 +98,7 @@ def failure(course, text):
 def rich(tmp_path_factory):
     """A lesson with one of everything, built twice: (notebook, bytes of the first build, of the second)."""
     folder = tmp_path_factory.mktemp("rich")
-    (script := folder / "rich.py").write_text(RICH)
+    (script := folder / "rich.py").write_text(RICH, encoding="utf-8")
     builds = []
     for _ in range(2):
         build(script, folder / "rich.ipynb")
@@ -135,7 +136,9 @@ def test_what_is_stored(rich):
 @pytest.mark.slow
 def test_ids_stay_when_another_cell_comes_in(tmp_path, rich):
     notebook, *_ = rich
-    (script := tmp_path / "rich.py").write_text(RICH.replace("# %%\n1 + 1", "# %%\n2 + 2\n\n# %%\n1 + 1"))
+    (script := tmp_path / "rich.py").write_text(
+        RICH.replace("# %%\n1 + 1", "# %%\n2 + 2\n\n# %%\n1 + 1"), encoding="utf-8"
+    )
     before, after = [cell.id for cell in notebook.cells], [cell.id for cell in read(script).cells]
     assert len(set(after)) == len(after), "two cells of the same text share an id"
     assert [id for id in after if id in before] == before
@@ -203,7 +206,7 @@ def test_a_failure_keeps_the_last_good_file_and_the_other_notebooks_are_built(co
     assert command(course, "--jobs", "1") == 1
     printed = capsys.readouterr()
     assert (course / "notebooks" / "01_bad.ipynb").read_bytes() == good
-    assert '"10"' in (course / "notebooks" / "00_good.ipynb").read_text()
+    assert '"10"' in (course / "notebooks" / "00_good.ipynb").read_text(encoding="utf-8")
     assert re.search(r"built +00_good \(1 cells, \d+ s\)", printed.out)
     assert "01_bad, cell 2 (line 5 of sources/01_bad.py): ZeroDivisionError" in printed.err
     assert {path.name for path in (course / "notebooks").iterdir()} - {".built.json.lock"} == {
@@ -221,7 +224,8 @@ def built_without_the_wait(course, name):
     ((script, target),) = pairs_of(course / "notebooks" / "sources", course / "notebooks", [name])
     hashes = origin(script, course / "gradients_in_depth")
     target.write_text(
-        json.dumps({"cells": [hashes["code"], hashes["source"]], "metadata": METADATA}, indent=1)
+        json.dumps({"cells": [hashes["code"], hashes["source"]], "metadata": METADATA}, indent=1),
+        encoding="utf-8",
     )
     record_in(course / "notebooks").enter(name, hashes | {"notebook": hash_of(target)})
 
@@ -246,8 +250,8 @@ def test_only_what_changed_is_built(lessons, capsys):
         return names
 
     def changed(path, old, new):
-        assert old in path.read_text()
-        path.write_text(path.read_text().replace(old, new), newline="")
+        assert old in path.read_text(encoding="utf-8")
+        path.write_text(path.read_text(encoding="utf-8").replace(old, new), newline="", encoding="utf-8")
 
     pictures, plots = (lessons / "gradients_in_depth" / f"{name}.py" for name in ("pictures", "plots"))
     script = lessons / "notebooks" / "sources" / "01_alone.py"
@@ -286,16 +290,16 @@ def test_a_notebook_saved_by_hand_is_not_current(course):
     assert not is_current(script, target, package)
     assert command(course) == 0
     assert is_current(script, target, package)
-    stored = target.read_text()
+    stored = target.read_text(encoding="utf-8")
     for old, new in (
         ('"name": "python"', '"name": "python", "version": "3.11.2"'),
         ('"1"', '"2"'),
         ("\n}", "}"),
     ):
         assert old in stored
-        target.write_text(stored.replace(old, new))
+        target.write_text(stored.replace(old, new), encoding="utf-8")
         assert not is_current(script, target, package)
-    target.write_text("{ not a notebook")
+    target.write_text("{ not a notebook", encoding="utf-8")
     assert not is_current(script, target, package)
     target.write_bytes(stored.replace("\n", "\r\n").encode())
     assert is_current(script, target, package)
@@ -311,25 +315,26 @@ def test_a_lesson_says_why_it_is_not_current(lessons, capsys):
         assert command(lessons, "--check") == 1
         return capsys.readouterr().out
 
-    pictures.write_text("HEIGHT = 6\nWIDTH = 10\n")
+    pictures.write_text("HEIGHT = 6\nWIDTH = 10\n", encoding="utf-8")
     assert reason() == "not current: 00_curve (code that it reaches has changed)\n"  # there is no git here
-    pictures.write_text("HEIGHT = 6\nWIDTH = 9\n")
+    pictures.write_text("HEIGHT = 6\nWIDTH = 9\n", encoding="utf-8")
     git(lessons, "init", "--quiet", "--initial-branch=main")
     commit(lessons, "as it is")
-    pictures.write_text("HEIGHT = 6\nWIDTH = 10\n")
+    pictures.write_text("HEIGHT = 6\nWIDTH = 10\n", encoding="utf-8")
     assert reason() == "not current: 00_curve (changed: pictures.WIDTH)\n"
     commit(lessons, "wider")  # that the notebook is older is still known
     assert reason() == "not current: 00_curve (changed: pictures.WIDTH)\n"
     plots = lessons / "gradients_in_depth" / "plots.py"
     plots.write_text(
-        "WIDTHS = [1]\ndef curve():\n    return max(WIDTHS + few())\ndef few(): ...\ndef layers(): ...\n"
+        "WIDTHS = [1]\ndef curve():\n    return max(WIDTHS + few())\ndef few(): ...\ndef layers(): ...\n",
+        encoding="utf-8",
     )
     assert "00_curve (changed: pictures.WIDTH, plots.WIDTHS, plots.curve and 2 more)" in reason()
     git(lessons, "checkout", "--quiet", "HEAD~", "gradients_in_depth")
     git(lessons, "reset", "--quiet")
-    plots.write_text(plots.read_text().replace("HEIGHT", "WIDTH"))
-    (notebooks / "sources" / "01_alone.py").write_text("# %%\n3\n")
-    (notebooks / "00_curve.ipynb").write_text("{}")
+    plots.write_text(plots.read_text(encoding="utf-8").replace("HEIGHT", "WIDTH"), encoding="utf-8")
+    (notebooks / "sources" / "01_alone.py").write_text("# %%\n3\n", encoding="utf-8")
+    (notebooks / "00_curve.ipynb").write_text("{}", encoding="utf-8")
     write(lessons, "03_new", "# %%\n1\n")
     assert reason().splitlines() == [
         "not current: 00_curve (something else has saved it)",
@@ -347,8 +352,8 @@ def test_branches_that_build_two_lessons_do_not_conflict(lessons):
 
     def change(name, file, old, new):
         path = lessons / file
-        assert old in path.read_text()
-        path.write_text(path.read_text().replace(old, new))
+        assert old in path.read_text(encoding="utf-8")
+        path.write_text(path.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
         built_without_the_wait(lessons, name)
 
     script = "notebooks/sources/01_alone.py"
@@ -366,7 +371,7 @@ def test_branches_that_build_one_lesson_from_different_code_conflict(lessons, ca
 
     def change(file, old, new):
         path = lessons / "gradients_in_depth" / file
-        path.write_text(path.read_text().replace(old, new))
+        path.write_text(path.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
         built_without_the_wait(lessons, "00_curve")
 
     words = merge_two_branches(
@@ -400,7 +405,7 @@ def test_a_lesson_that_is_gone_is_forgotten(lessons):
 
 @pytest.mark.parametrize("text", ["", "<<<<<<< ours\n{}", "[1, 2]", '{"00_curve": 3}', "null"])
 def test_a_file_that_makes_no_sense_makes_everything_stale(lessons, text, capsys):
-    (lessons / "notebooks" / "built.json").write_text(text)
+    (lessons / "notebooks" / "built.json").write_text(text, encoding="utf-8")
     assert command(lessons, "--check") == 1
     assert capsys.readouterr().out.count("it was never built") == 3
     built_without_the_wait(lessons, "00_curve")
@@ -434,4 +439,4 @@ def test_any_script_to_any_place(course):
     target = course / "solutions" / "04_initialization" / "04_initialization.ipynb"
     target.parent.mkdir(parents=True)
     build(script, target)
-    assert "'04_initialization'" in target.read_text()
+    assert "'04_initialization'" in target.read_text(encoding="utf-8")

@@ -43,12 +43,12 @@ def run(tmp_path):
     def run(chromium: str | None, suite: str = SUITE, **environment: str) -> str:
         shutil.copy(ROOT / "conftest.py", tmp_path)
         (tmp_path / "pyproject.toml").write_text(
-            "[tool.pytest.ini_options]\nmarkers = ['browser: x', 'sandbox: x']\n"
+            "[tool.pytest.ini_options]\nmarkers = ['browser: x', 'sandbox: x']\n", encoding="utf-8"
         )
-        (tmp_path / "test_suite.py").write_text(suite)
+        (tmp_path / "test_suite.py").write_text(suite, encoding="utf-8")
         (tmp_path / "tests" / "browser").mkdir(parents=True, exist_ok=True)
         (tmp_path / "tests" / "browser" / "lab.py").write_text(
-            f"def find_chromium():\n    return {chromium!r}\n"
+            f"def find_chromium():\n    return {chromium!r}\n", encoding="utf-8"
         )
         command = [sys.executable, "-m", "pytest", "-rsfp", "-p", "no:cacheprovider", "-p", "no:nbval"]
         clean = clean_environment() | environment
@@ -117,9 +117,9 @@ def square(color: str) -> str:
 
 
 def test_strict_nbval_compares_words_numbers_and_pictures_and_no_paths(tmp_path):
-    (tmp_path / "lesson.py").write_text(LESSON.replace("NEERG", square("green")[::-1]))
+    (tmp_path / "lesson.py").write_text(LESSON.replace("NEERG", square("green")[::-1]), encoding="utf-8")
     build(tmp_path / "lesson.py", tmp_path / "good.ipynb")
-    good = (tmp_path / "good.ipynb").read_text()
+    good = (tmp_path / "good.ipynb").read_text(encoding="utf-8")
     changed = {
         "other_path": good.replace("M0.125", "M0.126"),
         "other_png": good.replace("AA==", "AB=="),
@@ -130,7 +130,7 @@ def test_strict_nbval_compares_words_numbers_and_pictures_and_no_paths(tmp_path)
     }
     for name, text in changed.items():
         assert text != good
-        (tmp_path / f"{name}.ipynb").write_text(text)
+        (tmp_path / f"{name}.ipynb").write_text(text, encoding="utf-8")
     shutil.copy(ROOT / "conftest.py", tmp_path)
     (tmp_path / "tests").mkdir()
     shutil.copy(ROOT / "tests" / "same_pictures.py", tmp_path / "tests")

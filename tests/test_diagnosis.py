@@ -166,7 +166,7 @@ def test_random_networks_are_named_rightly():
 
 
 def test_the_stored_table_is_of_this_benchmark_and_keeps_the_aims():
-    text = bench_diagnosis.TABLE.read_text()
+    text = bench_diagnosis.TABLE.read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| (\w+) \| (\d+) \|", text, re.M))
     expected = {maker.__name__: "10" for maker in bench_diagnosis.DISEASES} | {"healthy": "100"}
     assert {name: count for name, count in rows.items() if name != "Disease"} == expected

@@ -172,8 +172,8 @@ def test_every_check_belongs_to_one_exercise():
 @pytest.mark.parametrize("name", SETS)
 def test_the_readmes_name_the_set(name):
     for readme in ("exercises/README.md", "solutions/README.md"):
-        assert name[:2] in re.findall(r"\b\d\d\b", (ROOT / readme).read_text())
-    assert f"({name}/{name}.ipynb)" in (ROOT / "exercises" / "README.md").read_text()
+        assert name[:2] in re.findall(r"\b\d\d\b", (ROOT / readme).read_text(encoding="utf-8"))
+    assert f"({name}/{name}.ipynb)" in (ROOT / "exercises" / "README.md").read_text(encoding="utf-8")
 
 
 # --- The builder: what an author does wrong is named -------------------------------------------------------

@@ -154,13 +154,13 @@ class TestClass:
         pages = list((course / "grading" / "feedback").rglob("*.html"))
         assert len(pages) == len(CLASS)
         for page in pages:
-            text = page.read_text()
+            text = page.read_text(encoding="utf-8")
             assert SECRET not in text
             assert "slope(10)" not in text
             assert "<script" not in text.lower()
             assert "code replaced" not in text  # what follows are words that the submission chose
         empty = course / "grading" / "feedback" / "empty-file" / NAME / f"{NAME}.html"
-        assert "the file is empty" in empty.read_text()
+        assert "the file is empty" in empty.read_text(encoding="utf-8")
         autograded = course / "grading" / "autograded" / "spreads-hidden-tests" / NAME / f"{NAME}.ipynb"
         notebook = nbformat.read(autograded, 4)
         leaked = [
@@ -172,15 +172,15 @@ class TestClass:
 
     def test_the_report_escapes_what_students_write(self, graded):
         course, *_ = graded
-        page = (course / "grading" / "grades.html").read_text()
+        page = (course / "grading" / "grades.html").read_text(encoding="utf-8")
         assert "odd &lt;b&gt;name" in page
         assert "<b>name" not in page
         assert "<script" not in page.lower()
-        assert "'=HYPERLINK(1)" in (course / "grading" / "grades.csv").read_text()
+        assert "'=HYPERLINK(1)" in (course / "grading" / "grades.csv").read_text(encoding="utf-8")
 
     def test_not_graded_is_never_0(self, graded):
         course, *_ = graded
-        page = (course / "grading" / "grades.html").read_text()
+        page = (course / "grading" / "grades.html").read_text(encoding="utf-8")
         (row,) = [line for line in page.splitlines() if "empty-file" in line]
         assert 'class="not-graded"' in row
         assert rows(course)["empty-file"]["points_so_far"] == ""
@@ -283,7 +283,7 @@ class TestReruns:
         # The answer that was graded by hand may be another one now: its points stay, a person looks again.
         assert (now["bob"]["state"], now["bob"]["points_so_far"]) == ("NEEDS A PERSON", "8")
         assert points(course, "bob") == (2, 3, 2)
-        page = (course / "grading" / "feedback" / "bob" / NAME / f"{NAME}.html").read_text()
+        page = (course / "grading" / "feedback" / "bob" / NAME / f"{NAME}.html").read_text(encoding="utf-8")
         assert "Too short." in page
         assert len(list((course / "grading" / "kept" / "bob" / NAME).iterdir())) == 2
 
@@ -356,7 +356,7 @@ class TestReruns:
         command = [sys.executable, "-m", "jupyter", "server", "--allow-root", f"--ServerApp.port={port}"]
         command += ["--ServerApp.root_dir=.", "--ServerApp.port_retries=0", "--IdentityProvider.token="]
         log, address = graded_course / "server.log", f"http://127.0.0.1:{port}/formgrader"
-        with log.open("w") as file:
+        with log.open("w", encoding="utf-8") as file:
             server = subprocess.Popen(command, cwd=graded_course / "grading", stdout=file, stderr=file)
         try:
             submissions = json.loads(get(f"{address}/api/submissions/{NAME}", log))
@@ -390,7 +390,7 @@ def get(url: str, log: Path) -> str:
                 return page.read().decode()
         except OSError:
             time.sleep(0.25)
-    raise AssertionError(f"{url} does not answer: {log.read_text()[-1000:]}")
+    raise AssertionError(f"{url} does not answer: {log.read_text(encoding='utf-8')[-1000:]}")
 
 
 @pytest.mark.slow
@@ -475,10 +475,10 @@ def test_every_key_in_the_gradebook_leads_somewhere(tmp_path):
 def test_what_the_report_leaves_out_is_named(tmp_path):
     for path in ("source/one", "source/two", "source/three", "submitted/ada/one", "submitted/ada/tow"):
         (tmp_path / path).mkdir(parents=True)
-        (tmp_path / path / "notebook.ipynb").write_text("{}")
+        (tmp_path / path / "notebook.ipynb").write_text("{}", encoding="utf-8")
     (tmp_path / "source" / "no assignment").mkdir()
     (tmp_path / "submitted" / "bob").mkdir()
-    (tmp_path / "submitted" / "bob" / "two.ipynb").write_text("{}")
+    (tmp_path / "submitted" / "bob" / "two.ipynb").write_text("{}", encoding="utf-8")
     (tmp_path / "submitted" / "eve").symlink_to(tmp_path / "source")
 
     def left_out(only, names):
@@ -511,7 +511,7 @@ def test_nothing_is_graded_again_after_a_change_of_the_program_alone(tmp_path):
 
 
 def test_a_link_is_not_followed(tmp_path):
-    (tmp_path / "secret").write_text("{}")
+    (tmp_path / "secret").write_text("{}", encoding="utf-8")
     (tmp_path / "link.ipynb").symlink_to(tmp_path / "secret")
     with pytest.raises(CannotGradeError) as caught:
         examine.read_bytes(tmp_path / "link.ipynb")

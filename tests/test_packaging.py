@@ -23,10 +23,10 @@ from tools import ranges
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "utils" / "gradients_in_depth"
-PYPROJECT = (ROOT / "pyproject.toml").read_text()
-REQUIREMENTS = (ROOT / "requirements.txt").read_text()
-DEV = (ROOT / "requirements-dev.txt").read_text()
-ENVIRONMENT = (ROOT / "environment.yml").read_text()
+PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+REQUIREMENTS = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+DEV = (ROOT / "requirements-dev.txt").read_text(encoding="utf-8")
+ENVIRONMENT = (ROOT / "environment.yml").read_text(encoding="utf-8")
 
 # The names under which conda-forge carries what pip knows otherwise.
 PIP_NAMES = {"matplotlib-base": "matplotlib", "playwright-python": "playwright", "pytorch": "torch"}
@@ -177,7 +177,7 @@ def undeclared(sources: list[Path], own: set[str], declared: set[str]) -> list[s
     distributions = importlib.metadata.packages_distributions()
     found = []
     for path in sources:
-        for module in sorted(imports_of(path.read_text()) - own):
+        for module in sorted(imports_of(path.read_text(encoding="utf-8")) - own):
             names = {canonicalize_name(name) for name in distributions.get(module, [module])}
             if not names & declared:
                 found.append(f"{path.name} imports {module}, which pyproject.toml does not name")
@@ -313,7 +313,10 @@ def test_every_import_is_declared():
 
 def test_an_undeclared_import_is_named(tmp_path):
     script = tmp_path / "lesson.py"
-    script.write_text("import json\nimport seaborn.utils\nfrom PIL import Image\nimport gradients_in_depth\n")
+    script.write_text(
+        "import json\nimport seaborn.utils\nfrom PIL import Image\nimport gradients_in_depth\n",
+        encoding="utf-8",
+    )
     assert undeclared([script], {"gradients_in_depth"}, {"pillow"}) == [
         "lesson.py imports seaborn, which pyproject.toml does not name"
     ]
@@ -348,7 +351,7 @@ def wheel(tmp_path_factory):
 
 def run_in(folder, wheel, code):
     """What a program says that stands in this folder, with the wheel installed."""
-    (folder / "program.py").write_text(code)
+    (folder / "program.py").write_text(code, encoding="utf-8")
     environment = os.environ | {"PYTHONPATH": str(wheel)}
     command = [sys.executable, "program.py"]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
@@ -371,7 +374,7 @@ def test_the_wheel_has_every_file_of_the_package_and_no_other_name(wheel):
 def test_it_lives_beside_utils_of_your_own(own, wheel, tmp_path):
     for name in own:
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("MINE = __file__\n")
+        (tmp_path / name).write_text("MINE = __file__\n", encoding="utf-8")
     code = "import gradients_in_depth\nfrom gradients_in_depth import measure, diagnose\n"
     code += f"from {own[0].removesuffix('.py').replace('/', '.')} import MINE\n"
     code += "print(gradients_in_depth.__file__, MINE, measure.__name__, diagnose.__name__)"

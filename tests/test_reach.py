@@ -343,9 +343,9 @@ def test_what_editors_and_caches_leave_behind_is_not_part_of_a_package(tmp_path)
         "theory/.ipynb_checkpoints/b.css",
     ):
         (tmp_path / "course" / path).parent.mkdir(exist_ok=True)
-        (tmp_path / "course" / path).write_text("left behind")
+        (tmp_path / "course" / path).write_text("left behind", encoding="utf-8")
     assert reached(CHI, package_in(tmp_path / "course")) == after
-    (tmp_path / "course" / "new.css").write_text("p {}")
+    (tmp_path / "course" / "new.css").write_text("p {}", encoding="utf-8")
     assert reached(CHI, package_in(tmp_path / "course")) != after
 
 

@@ -24,7 +24,7 @@ def requirements(which: str, instead: Sequence[str] = (), pyproject: str | None 
     """
     project = tomllib.loads(pyproject or PYPROJECT.read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"].values()
-    replaced = {re.match(r"[\w.-]+", line)[0]: line for line in instead}
+    replaced = {re.split(r"[^\w.-]", line, maxsplit=1)[0]: line for line in instead}
     lines = []
     for line in [*project["dependencies"], *(line for extra in extras for line in extra)]:
         parts = REQUIREMENT.fullmatch(line)

@@ -641,7 +641,7 @@ def main() -> None:
     text = table(results, options.split)
     print(text)
     if options.write:
-        TABLE.write_text(text)
+        TABLE.write_text(text, encoding="utf-8")
     named_rightly, called_sick = shares(results)
     raise SystemExit(named_rightly < AIM_NAMED or called_sick > AIM_SICK)
 

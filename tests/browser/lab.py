@@ -104,7 +104,7 @@ def jupyterlab(root: Path, scratch: Path):
     command += ["--LabApp.expose_app_in_browser=True", f"--LabApp.user_settings_dir={folders['settings']}"]
     command += [f"--LabApp.workspaces_dir={folders['workspaces']}"]
     address = f"http://127.0.0.1:{port}"
-    with (scratch / "server.log").open("w") as log:
+    with (scratch / "server.log").open("w", encoding="utf-8") as log:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
         try:
             _wait_for(f"{address}/api/status", server, scratch / "server.log")
@@ -117,13 +117,13 @@ def jupyterlab(root: Path, scratch: Path):
 def _wait_for(url: str, server: subprocess.Popen, log: Path) -> None:
     for _ in range(240):
         if server.poll() is not None:
-            raise RuntimeError(f"JupyterLab did not start:\n{log.read_text()[-2000:]}")
+            raise RuntimeError(f"JupyterLab did not start:\n{log.read_text(encoding='utf-8')[-2000:]}")
         try:
             urllib.request.urlopen(url, timeout=2).close()
             return
         except (urllib.error.URLError, OSError):
             time.sleep(0.25)
-    raise RuntimeError(f"JupyterLab does not answer:\n{log.read_text()[-2000:]}")
+    raise RuntimeError(f"JupyterLab does not answer:\n{log.read_text(encoding='utf-8')[-2000:]}")
 
 
 @contextmanager

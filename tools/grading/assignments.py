@@ -46,7 +46,9 @@ def _read_assignment(folder: Path, out: Path, book: Book) -> Assignment:
     parts = [part for item in files.items() for part in item]
     entered = digest(book.url, settings.read_bytes() if settings else b"", *parts)
     mark = out / "records" / folder.name / "assignment"
-    is_known = mark.exists() and mark.read_text() == entered and (released / folder.name).exists()
+    is_known = (
+        mark.exists() and mark.read_text(encoding="utf-8") == entered and (released / folder.name).exists()
+    )
     if not (is_known and book.has(folder.name)):
         release(out, folder.name, folder.parent, released, book.url)
         write(mark, entered)

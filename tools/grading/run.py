@@ -53,7 +53,7 @@ def run(options: Options, with_feedback: bool = False) -> tuple[list[Row], list[
 @contextlib.contextmanager
 def _alone(out: Path) -> Iterator[None]:
     """Two at a time would undo each other's work; the lock ends with the process, however that ends."""
-    with open(out / ".lock", "w") as lock:
+    with open(out / ".lock", "w", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -210,7 +210,7 @@ class Sandbox:
             "signature_scheme": "hmac-sha256",
             "kernel_name": "python3",
         }
-        (ipc / "kernel.json").write_text(json.dumps(connection))
+        (ipc / "kernel.json").write_text(json.dumps(connection), encoding="utf-8")
         if user is not None:
             os.chown(ipc, user, user)
             os.chown(ipc / "kernel.json", user, user)
@@ -267,7 +267,7 @@ class Sandbox:
             self.client.start_channels()
             self.client.wait_for_ready(timeout=START_SECONDS)
         except RuntimeError as error:
-            with open(self.folder / "stderr", errors="replace") as stderr:
+            with open(self.folder / "stderr", errors="replace", encoding="utf-8") as stderr:
                 message = " ".join(stderr.read(2000).split())
             raise SandboxError(f"The kernel did not start: {self.reason or message or error}.") from None
 

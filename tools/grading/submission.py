@@ -177,7 +177,7 @@ def _record_path(out: Path, student: str, assignment: str) -> Path:
 def read_record(out: Path, student: str, assignment: str) -> dict:
     """What was saved of a submission when it was graded last; nothing where that cannot be read."""
     try:
-        record = json.loads(_record_path(out, student, assignment).read_text())
+        record = json.loads(_record_path(out, student, assignment).read_text(encoding="utf-8"))
         return record if isinstance(record, dict) else {}
     except (OSError, ValueError):
         return {}
