@@ -19,7 +19,7 @@ COURSE = blocks(
     from course.signals import measure
 
     #: theory/__init__.py
-    from course.theory.mean_field import chi, variance as fixed_point
+    from .mean_field import chi, variance as fixed_point
     from . import formats
 
     #: theory/mean_field.py

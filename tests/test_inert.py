@@ -554,8 +554,8 @@ def test_what_only_binds_a_name_at_import_is_not_seen(code):
     assert not is_stale("import course\ncourse.theory.chi(2)", *ONE, COURSE | names)
 
 
-# Each of them makes every notebook stale whose script imports `checks`: a value that is computed at import,
-# in a way that cannot be proven to change nothing else.
+# Each makes every notebook stale whose script imports `checks`: a value that is computed at import, in a way
+# that cannot be proven to change nothing else.
 NOT_INERT = {"checks.set_02_sigmoid_saturation._UNTOUCHED", "checks.set_03_relu_and_variants._LEAKS"}
 
 

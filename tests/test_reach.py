@@ -3,7 +3,7 @@
 import pytest
 
 from tests.small_course import COURSE, FORMATS, MEAN_FIELD, ONE, TANH, blocks, is_stale, package
-from tools.modules import canonical, package_in, parse
+from tools.modules import canonical, digest, package_in, parse
 from tools.reach import reached
 
 CHECK = "from course import checks\nchecks.doubling(f)"
@@ -64,6 +64,7 @@ NOT_REACHED = {
     "blank lines": (CHI, MEAN_FIELD, "def slope", "\n\n\ndef slope"),
     "brackets and line breaks": (CHI, MEAN_FIELD, "x * slope(x)", "(\n  x\n  * slope(x,)\n )"),
     "quotes": (POINT, MEAN_FIELD, '"half"', "'''ha''' 'lf'"),
+    "a mark of Python 2": (POINT, MEAN_FIELD, '"half"', 'u"half"'),
     "how a number is written": (POINT, FORMATS, "2}", "0x2}"),
     "line ends": (CHI, MEAN_FIELD, "\n", "\r\n"),
     "another function": (CHI, MEAN_FIELD, '"half"', '"double"'),
@@ -320,6 +321,8 @@ def test_a_name_that_is_bound_twice_is_both():
     files = {"a.py": "try:\n    from course.b import x\nexcept ImportError:\n    x = 1\n", "b.py": "x = 2"}
     for path, old in (("a.py", "x = 1"), ("b.py", "x = 2")):
         assert is_stale("from course.a import x\nx", path, old, "x = 3", files)
+    files["a.py"] = "import sys\nif sys:\n    from course.b import x\ndef f():\n    return x"
+    assert is_stale("from course.a import f\nf()", "b.py", "x = 2", "x = 3", files)
 
 
 def test_a_folder_without_init_is_a_package():
@@ -353,6 +356,12 @@ def test_what_is_reached_has_names():
     names = {name for name, _ in reached(CHAIN, package(COURSE))}
     assert {"explorers.chain", "explorers.Slider", "theory.mean_field.chi", "slider.js", "style.css"} <= names
     assert not {"explorers.phases", "signals.Signals", "checks.set_01.doubling"} & names
+
+
+def test_what_is_reached_has_the_same_hashes_everywhere():
+    """In each version of Python, on each system. A change of the rules for a hash makes all notebooks stale."""
+    hashes = digest(repr(reached(PHASES, package(COURSE))))
+    assert hashes == "811907f68c665c387508f1c3443dc0e510a6a81bd298def31f9e2772f5482982"
 
 
 def test_a_syntax_tree_is_the_same_text_in_each_version_of_python():
