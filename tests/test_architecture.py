@@ -137,7 +137,7 @@ def wrong_imports(module: str, source: str) -> list[str]:
     allowed = {*MAY_IMPORT[whole], *([whole] if part else [])}
     faults = [f"{module} imports {other}" for other in modules_of(tree) - allowed]
     roots = {name.split(".")[0] for name in imports_of(tree)}
-    barred = DRAWING if whole in NUMBERS else WIDGETS if whole != "explorers" else set()
+    barred = DRAWING if whole in [*NUMBERS, "experiments"] else WIDGETS if whole != "explorers" else set()
     faults += [f"{module} imports {name}" for name in roots & barred]
     faults += [f"{module} imports *" for name in imports_of(tree) if name.endswith(".*")]
     faults += [f"{module} imports the private {name}" for name in imports_of(tree) if is_private(name)]
