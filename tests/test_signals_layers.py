@@ -252,7 +252,8 @@ def test_frozen_unused_uncalled_and_detached_parts_are_reported():
         "Not measured, because it is not called as a module: uncalled.",
         "Frozen: frozen.weight, frozen.bias.",
         "No weight gradient, because the loss does not depend on it: lost.weight, lost.bias, "
-        "detached.weight, detached.bias, uncalled.weight, uncalled.bias, inside_no_grad.weight, inside_no_grad.bias.",
+        "detached.weight, detached.bias, uncalled.weight, uncalled.bias, inside_no_grad.weight, "
+        "inside_no_grad.bias.",
     )
     frozen = {parameter.name for parameter in signals.parameters if parameter.frozen}
     assert frozen == {"frozen.weight", "frozen.bias"}
