@@ -1,8 +1,11 @@
 """The clinic of lesson 10: every patient is sick in the figure it should be, and its cure trains."""
 
+import dataclasses
 import re
 
+import numpy as np
 import pytest
+from torch import nn
 
 from gradients_in_depth import checks
 from gradients_in_depth.checks import ward
@@ -24,21 +27,115 @@ def test_sixteen_patients_have_sixteen_diseases_and_one_of_them_none():
     assert "healthy" in names
 
 
+# Which figure speaks for or against each disease, by its key.
+KEYS = {
+    "no_gradient": "parameters_without_gradient",
+    "symmetric": "twin_share",
+    "saturation": "gradient_trend",
+    "small_weights": "gradient_trend",
+    "long_sequence": "gradient_over_time",
+    "exploding": "gradient_trend",
+    "norm_without_skips": "gradient_trend",
+    "dead_units": "dead_share",
+    "collapsed_correlation": "example_cosine",
+    "saturated_attention": "attention_entropy",
+    "post_norm": "late_weight_gradient",
+    "bottleneck": "narrowest_units",
+    "underflow": "underflow_share",
+    "forgotten_eval": "change_by_eval",
+    "learning_rate": "update_ratio",
+}
+
+
+def answer(patient, name, capsys):
+    patient.name(name)
+    return " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize("number", NUMBERS)
-def test_the_right_name_is_accepted_and_every_wrong_one_refused_with_a_number(number, capsys):
+def test_the_right_name_is_accepted_and_every_wrong_one_refused_by_its_own_figure(number, capsys):
     patient = checks.clinic(number)
-    found = patient.diagnosis()
-    patient.diagnosis = lambda: found  # once is enough
-    for name in checks.DIAGNOSES:
-        patient.name(name)
-        said = capsys.readouterr().out
-        if name == patient._disease:
-            assert said.startswith("Right")
-        else:
-            assert said.startswith("Look again")
-            assert re.search(r"\d", said), name
-            titles = checks.DIAGNOSES[patient._disease]
-            assert titles not in said  # never the answer
+    report = patient.diagnosis()
+    figures = [dataclasses.replace(f, name=f"words {n}") for n, f in enumerate(report.figures)]
+    reworded = dataclasses.replace(report, figures=tuple(figures))
+    for diagnosis in (report, reworded):
+        patient.diagnosis = lambda diagnosis=diagnosis: diagnosis
+        for name in checks.DIAGNOSES:
+            sentence = answer(patient, name, capsys)
+            if name == patient._disease:
+                assert sentence == f"Right: patient {number}: {checks.DIAGNOSES[name]}. Now prescribe."
+                continue
+            assert checks.DIAGNOSES[patient._disease] not in sentence  # never the answer
+            claim = sentence.removeprefix("Look again. ")
+            assert claim != sentence
+            if name == "healthy":
+                off = sum(not f.low <= f.value <= f.high for f in report.figures)
+                assert claim.startswith(f"Of {len(figures)} figures that were measured here, {off} lie")
+            else:
+                assert_true(claim, name, [f for f in diagnosis.figures if f.key == KEYS[name]], patient)
+
+
+def assert_true(claim, name, figures, patient):
+    """That the claim quotes the figure of this disease and says of it what holds, or that there is none."""
+    if not figures:
+        assert claim.startswith("That was not measured here: it takes ")
+        return
+    figure = figures[0]
+    quoted = f": {figure.name}; it is {figure.value:.2g}."
+    opening = claim.partition(quoted)[0]
+    is_off = {
+        "Then this would be out of its range": figure.low <= figure.value <= figure.high,
+        "Then this would be below its range": figure.value > figure.high,
+        "Then this would be above its range": figure.value < figure.low,
+        "This is out of its range indeed": not figure.low <= figure.value <= figure.high,
+    }
+    if quoted in claim:
+        assert is_off[opening], claim
+    else:
+        assert not figure.is_healthy
+        numbers = [float(number) for number in re.findall(r"\d[\d.e+-]*(?= |:)", claim)]
+        assert numbers == pytest.approx([second_figure(name, patient)], rel=0.05), claim
+
+
+def second_figure(name, patient):
+    """Computed again, from the model itself; rounded as it is printed."""
+    linear = [m for m in patient.model.modules() if isinstance(m, nn.Linear) and m.in_features > 1]
+    outputs = []
+    x = patient.inputs
+    for layer in patient.model:
+        x = layer(x)
+        outputs.append(x.detach())
+    if name == "small_weights":
+        return np.median([m.weight.square().mean().sqrt().item() * m.in_features**0.5 for m in linear])
+    if name == "saturation":
+        return np.median([(1 - h.square()).mean().item() for h in outputs[:-1]])
+    if name == "exploding":
+        return (outputs[-2].var() / outputs[0].var()).item()
+    assert name == "norm_without_skips"
+    return sum(isinstance(m, nn.BatchNorm1d) for m in patient.model.modules())
+
+
+def test_what_a_name_gets_for_an_answer(capsys):
+    """One of each kind, on patients whose figures are far from any threshold."""
+    trend = "gradient in the first layer over that in the last, by the trend over"
+    expected = {
+        (3, "saturation"): f"Then this would be out of its range: {trend} 8 layers; it is 0.072.",
+        (1, "exploding"): f"Then this would be above its range: {trend} 15 layers; it is 1.4e-09.",
+        (5, "saturation"): f"Then this would be below its range: {trend} 13 layers; it is 2e+09.",
+        (1, "collapsed_correlation"): "This is out of its range indeed: cosine between different examples in "
+        "the last quarter of the layers; it is 1. But something else that was measured brings it along: ask "
+        "what comes first.",
+        (3, "saturated_attention"): "That was not measured here: it takes layers of attention.",
+        (13, "saturation"): "That was not measured here: it takes three layers or more that a gradient "
+        "reaches.",
+        (1, "small_weights"): "Here sqrt(Var(W) fan_in) is 1 in the median layer: that is not small.",
+        (2, "saturation"): "The mean slope of its activations is 1: they pass the gradient on.",
+        (5, "norm_without_skips"): "The gradient grows, but 0 layers of batch normalization were found.",
+        (3, "healthy"): "Of 5 figures that were measured here, 1 lies outside its range.",
+        (1, "healthy"): "Of 6 figures that were measured here, 3 lie outside their range.",
+    }
+    for (number, name), sentence in expected.items():
+        assert answer(checks.clinic(number), name, capsys) == f"Look again. {sentence}"
 
 
 def test_no_answer_yet_is_met_kindly(capsys):

@@ -1,14 +1,10 @@
 """`diagnose` names causes, with figures and places, on networks it has never seen, and touches nothing."""
 
 import copy
-import importlib
-import importlib.abc
-import importlib.machinery
 import math
 import re
-import sys
-import types
 from html.parser import HTMLParser
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -16,17 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gradients_in_depth.diagnosis import (
-    DISEASES,
-    LESSONS,
-    Diagnosis,
-    Figure,
-    _dead_by_chance,
-    _normalized_entropy,
-    _trend,
-    _twins,
-    diagnose,
-)
+from gradients_in_depth.diagnosis import DISEASES, LESSONS, Diagnosis, Figure, FigureKey, diagnose
+from gradients_in_depth.diagnosis.attention import normalized_entropy
+from gradients_in_depth.diagnosis.rules_gradient import trend
+from gradients_in_depth.diagnosis.rules_units import dead_by_chance, share_of_twins
 from gradients_in_depth.networks import DeepMLP
 from gradients_in_depth.signals import measure
 from tests.bench import bench_diagnosis
@@ -68,10 +57,8 @@ def test_a_cause_stands_above_what_follows_from_it():
     assert first.follows_from is None and second.follows_from == "saturation"
     assert first.where[0] == "blocks.0.activation" and len(first.where) == 20
     assert first.lesson.startswith("02") and first.figure.value < 1e-9 < first.figure.low
-    slope = next(figure for figure in diagnosis.figures if "slope" in figure.name)
-    assert slope.value == pytest.approx(
-        0.236, abs=0.003
-    )  # sqrt(chi) of sigmoid with Xavier: laws of the course
+    # sqrt(chi) of sigmoid with Xavier: laws of the course
+    assert diagnosis.figure("activation_slope").value == pytest.approx(0.236, abs=0.003)
 
 
 def test_the_same_symptom_has_two_causes():
@@ -130,7 +117,7 @@ def test_the_table_is_whole_has_heads_and_no_colours(activation):
 
 
 def test_names_of_layers_are_escaped_in_the_table():
-    figure = Figure("a < b", math.inf, 0, 1, ("<img>",))
+    figure = Figure("twin_share", "a < b", math.inf, 0, 1, ("<img>",))
     page = Diagnosis((), (figure,), ())._repr_html_()
     assert "<img>" not in page and "&lt;img&gt;" in page and "a &lt; b" in page
 
@@ -140,7 +127,7 @@ def test_names_of_layers_are_escaped_in_the_table():
     [(0, 0, "0"), (0.35, math.inf, "at least 0.35"), (0, 0.5, "at most 0.5"), (1e-5, 0.3, "1e-05 to 0.3")],
 )
 def test_ranges_in_words(low, high, words):
-    assert Figure("f", 0.0, low, high, ()).healthy_range == words
+    assert Figure("twin_share", "f", 0.0, low, high, ()).healthy_range == words
 
 
 def test_every_disease_has_its_lesson_its_remedy_and_its_benchmark():
@@ -151,6 +138,42 @@ def test_every_disease_has_its_lesson_its_remedy_and_its_benchmark():
         "not_finite",
         "vanishing",
     }
+
+
+def test_figures_are_looked_up_by_key_and_the_first_of_several_is_given():
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    diagnosis = of(model, learning_rate=0.1)
+    for figure in diagnosis.figures:
+        assert diagnosis.figure(figure.key) is figure
+    assert diagnosis.figure("attention_entropy") is None
+    with pytest.raises(ValueError, match="key must be one of layers_not_finite, .*; got 'update ratio'"):
+        diagnosis.figure("update ratio")
+    first, second = (Figure("gradient_over_time", name, 1.0, 0, 1, ()) for name in "ab")
+    assert Diagnosis((), (first, second), ()).figure("gradient_over_time") is first
+
+
+def test_every_key_is_that_of_some_figure_and_every_disease_is_found_by_one():
+    keys = set(get_args(FigureKey))
+    assert {disease.figure for disease in DISEASES.values()} <= keys
+    seen = {}
+    for diagnosis in _of_every_sort():
+        seen |= {figure.key: figure for figure in diagnosis.figures}
+    assert seen.keys() == keys
+    assert len({figure.name for figure in seen.values()}) == len(keys)
+
+
+def _of_every_sort():
+    sigmoid, small = (DeepMLP(16, 64, activation=name, gain=0.3) for name in ("sigmoid", "tanh"))
+    yield of(sigmoid, learning_rate=0.1, number_format="float16", evaluation=False)
+    yield of(small)
+    yield of(DeepMLP(300, 32, activation="relu", initialization="he_normal", gain=4.0))
+    yield of(nn.Sequential(nn.Linear(64, 32), nn.Dropout(), nn.ReLU(), nn.Linear(32, 10)), evaluation=True)
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(32, 4, 64, batch_first=True), 6)
+    yield of(encoder, draws(16, 9, 32), None, mean_square)
+    yield of(nn.RNN(8, 16, batch_first=True), draws(16, 20, 8), None, lambda out: mean_square(out[0]))
+    widths = (64, 64, 2, 64, 10)
+    pairs = zip(widths, widths[1:], strict=False)
+    yield of(nn.Sequential(*(part for pair in pairs for part in (nn.Linear(*pair), nn.Tanh()))))
 
 
 # ---- The benchmark
@@ -187,13 +210,13 @@ def test_the_shares_of_the_benchmark_can_fall():
 def test_twins_need_equal_weights_and_equal_gradients():
     rng = np.random.default_rng(0)
     random, equal = rng.normal(size=(20, 300)), np.ones((20, 300))
-    assert _twins(random, random) == 0
-    assert _twins(equal, random) == 0  # as in a layer that begins at 0 and learns
-    assert _twins(equal, equal) == 1
-    assert _twins(random, equal) == 0
+    assert share_of_twins(random, random) == 0
+    assert share_of_twins(equal, random) == 0  # as in a layer that begins at 0 and learns
+    assert share_of_twins(equal, equal) == 1
+    assert share_of_twins(random, equal) == 0
     half = random.copy()
     half[:10] = half[0]
-    assert _twins(half, half) == 0.5
+    assert share_of_twins(half, half) == 0.5
 
 
 @pytest.mark.parametrize(("cosine", "count"), [(0.0, 4), (0.5, 8), (0.9, 64), (0.99, 64)])
@@ -201,24 +224,24 @@ def test_dead_by_chance_agrees_with_a_simulation(cosine, count):
     rng = np.random.default_rng(0)
     shared, own = rng.normal(size=(20000, 1)), rng.normal(size=(20000, count))
     z = math.sqrt(cosine) * shared + math.sqrt(1 - cosine) * own
-    assert _dead_by_chance(cosine, count) == pytest.approx((z < 0).all(axis=1).mean(), abs=0.02)
+    assert dead_by_chance(cosine, count) == pytest.approx((z < 0).all(axis=1).mean(), abs=0.02)
 
 
 def test_entropy_of_masked_attention_counts_the_keys_it_may_see():
     causal = torch.full((5, 5), 1.0).tril()
     uniform = (causal / causal.sum(-1, keepdim=True)).expand(3, 2, 5, 5)
-    assert _normalized_entropy(uniform) == pytest.approx(1)
+    assert normalized_entropy(uniform) == pytest.approx(1)
     chosen = torch.eye(5).expand(3, 2, 5, 5).clone()
     chosen[0] = torch.eye(5).roll(1, 0)
-    assert _normalized_entropy(chosen) == pytest.approx(0)
+    assert normalized_entropy(chosen) == pytest.approx(0)
 
 
 def test_a_trend_leaves_out_what_lies_beside_the_path():
-    assert _trend(np.linspace(-10, 0, 11)) == pytest.approx(1e-10)
-    assert _trend(np.linspace(6, 0, 11)) == pytest.approx(1e6)
+    assert trend(np.linspace(-10, 0, 11)) == pytest.approx(1e-10)
+    assert trend(np.linspace(6, 0, 11)) == pytest.approx(1e6)
     beside = np.zeros(12)
     beside[1::3] = -6  # queries
-    assert _trend(beside) == 1
+    assert trend(beside) == 1
 
 
 # ---- Nothing is touched
@@ -248,8 +271,7 @@ def test_the_figures_agree_with_measure_and_repeat():
     assert of(model) == of(model)
     layers = [la for la in measure(model, INPUTS, TARGETS, F.cross_entropy).layers if la.kind == "Linear"]
     logs = np.log10([layer.activation_gradient_rms for layer in layers])
-    (figure,) = (figure for figure in of(model).figures if "first layer over" in figure.name)
-    assert figure.value == pytest.approx(_trend(logs))
+    assert of(model).figure("gradient_trend").value == pytest.approx(trend(logs))
 
 
 # ---- Modes, formats, rates
@@ -358,6 +380,27 @@ def test_the_gradient_over_time(kind):
     assert finding.disease == "long_sequence" and finding.where == ("recurrent",)
 
 
+def test_a_gradient_that_the_loss_takes_for_itself_is_not_the_one_over_time():
+    class Last(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.recurrent = nn.LSTM(8, 16, batch_first=True)
+
+        def forward(self, x):
+            return self.recurrent(x)[0][:, -1]
+
+    def with_penalty(outputs):
+        torch.autograd.grad(outputs[:, 0].sum(), outputs, retain_graph=True)
+        model.recurrent(inputs)
+        torch.autograd.grad(outputs.sum(), model.recurrent.weight_ih_l0, retain_graph=True)
+        return mean_square(outputs)
+
+    model, inputs = Last(), draws(16, 12, 8)
+    plain, penalized = (of(model, inputs, None, loss) for loss in (mean_square, with_penalty))
+    assert [figure.key for figure in plain.figures].count("gradient_over_time") == 1
+    assert penalized == plain
+
+
 def test_a_cell_in_a_loop_runs_over_time_too():
     class Loop(nn.Module):
         def __init__(self):
@@ -397,146 +440,3 @@ def test_bad_arguments_get_one_sentence(arguments, sentence):
     with pytest.raises((TypeError, ValueError)) as caught:
         of(**({"model": DeepMLP(2, 8)} | arguments))
     assert str(caught.value).startswith(sentence)
-
-
-# ---- Architectures that nobody here wrote, from their configurations
-
-
-IDS = torch.randint(5, 99, (8, 12), generator=torch.Generator().manual_seed(0))
-IMAGES, LABELS = draws(8, 3, 32, 32), torch.arange(8) % 2
-SMALL = {
-    "vocab_size": 99,
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-}
-TEXT = {"input_ids": IDS, "labels": IDS}
-PICTURE = {"pixel_values": IMAGES, "labels": LABELS}
-GPT2 = {
-    "n_embd": 32,
-    "n_layer": 3,
-    "n_head": 4,
-    "vocab_size": 99,
-    "n_positions": 32,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-T5 = {
-    "d_model": 32,
-    "d_kv": 8,
-    "d_ff": 64,
-    "num_layers": 2,
-    "num_heads": 4,
-    "vocab_size": 99,
-    "decoder_start_token_id": 0,
-}
-VIT = {**SMALL, "image_size": 32, "patch_size": 8}
-CONVNEXT = {"hidden_sizes": [8, 16, 16, 32], "depths": [1, 1, 2, 1], "patch_size": 2}
-RESNET = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [2, 2], "layer_type": "basic"}
-TRANSFORMERS = [
-    ("GPT2", "LMHeadModel", GPT2, TEXT, []),
-    ("Llama", "ForCausalLM", SMALL | {"num_key_value_heads": 2}, TEXT, []),
-    ("T5", "ForConditionalGeneration", T5, TEXT, []),
-    ("Bert", "ForSequenceClassification", SMALL, {"input_ids": IDS, "labels": LABELS}, ["post_norm"]),
-    ("ViT", "ForImageClassification", VIT, PICTURE, []),
-    ("ConvNext", "ForImageClassification", CONVNEXT, PICTURE, []),
-    ("ResNet", "ForImageClassification", RESNET, PICTURE, []),
-]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("family", "kind", "settings", "inputs", "found"),
-    TRANSFORMERS,
-    ids=[case[0] for case in TRANSFORMERS],
-)
-def test_architectures_of_transformers(family, kind, settings, inputs, found):
-    transformers = importlib.import_module("transformers")
-    config = getattr(transformers, f"{family}Config")(**settings)
-    model = getattr(transformers, f"{family}{kind}")(config).train()
-    diagnosis = diagnose(model, inputs, None, lambda outputs: outputs.loss)
-    assert names(diagnosis) == found, str(diagnosis)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim >= 2 and "embed" not in name and "wte" not in name and "shared" not in name:
-                parameter.fill_(0.02)
-    assert names(diagnose(model, inputs, None, lambda outputs: outputs.loss))[0] == "symmetric"
-
-
-@pytest.mark.slow
-def test_an_unused_pooler_is_named_as_the_model_names_it():
-    transformers = importlib.import_module("transformers")
-    model = transformers.BertModel(transformers.BertConfig(**SMALL))
-    diagnosis = diagnose(
-        model, {"input_ids": IDS}, None, lambda outputs: mean_square(outputs.last_hidden_state), warm_up=True
-    )
-    assert names(diagnosis) == ["no_gradient"]
-    assert diagnosis.findings[0].where == ("pooler.dense",)
-
-
-class _AnyName(type):
-    def __getattr__(cls, name):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return name
-
-
-class _Empty(types.ModuleType):
-    __path__ = ()
-
-    def __getattr__(self, name):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return _AnyName(name, (), {})
-
-
-class _InPlaceOfTorchvision(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """timm imports torchvision for pictures from files, which no architecture needs."""
-
-    def find_spec(self, name, path=None, target=None):
-        return (
-            importlib.machinery.ModuleSpec(name, self, is_package=True)
-            if name.split(".")[0] == "torchvision"
-            else None
-        )
-
-    def create_module(self, spec):
-        return _Empty(spec.name)
-
-    def exec_module(self, module):
-        pass
-
-
-@pytest.fixture(scope="module")
-def timm():
-    """In the Makefile and no requirement, since its metadata brings torchvision, and CUDA with it."""
-    finder = _InPlaceOfTorchvision()
-    sys.meta_path.append(finder)  # at the end: a torchvision that is installed goes first
-    try:
-        yield pytest.importorskip("timm")
-    finally:
-        sys.meta_path.remove(finder)
-        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-            if isinstance(sys.modules[name], _Empty):
-                del sys.modules[name]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "settings"),
-    [
-        ("resnet10t", {}),
-        ("vit_tiny_patch16_224", {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 4}),
-        ("convnext_atto", {"dims": (8, 16, 24, 32), "depths": (1, 1, 2, 1)}),
-        ("regnetx_002", {}),
-    ],
-)
-def test_architectures_of_timm(timm, name, settings):
-    model = timm.create_model(name, pretrained=False, num_classes=10, **settings)
-    diagnosis = of(model, draws(8, 3, 32, 32), TARGETS[:8])
-    assert names(diagnosis) == [], str(diagnosis)
-    with torch.no_grad():
-        evaluated = of(model, draws(8, 3, 32, 32), TARGETS[:8])
-    has_batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
-    assert names(evaluated) == (["forgotten_eval"] if has_batch_norm else [])
