@@ -360,7 +360,7 @@ def test_what_is_reached_has_names():
 
 
 def test_what_is_reached_has_the_same_hashes_everywhere():
-    """In each version of Python, on each system; when the rules for a hash change, all notebooks are stale."""
+    """In each version of Python, on each system. When the rules for a hash change, all lessons are stale."""
     hashes = digest(repr(reached(PHASES, package(COURSE))))
     assert hashes == "811907f68c665c387508f1c3443dc0e510a6a81bd298def31f9e2772f5482982"
 
