@@ -143,8 +143,8 @@ DYNAMIC = blocks(
     print(course)
 
     #: a module of a module
-    from course import others
-    print(others)
+    from course import holder
+    print(holder)
 
     #: globals
     from course.names import pick
@@ -223,7 +223,8 @@ DYNAMIC = blocks(
 def test_a_name_that_is_looked_up_at_run_time_is_seen(script):
     more = {
         "names.py": NAMES,
-        "others.py": "from course.names import *\nfrom . import names",
+        "others.py": "from course.names import *",
+        "holder.py": "from . import names",
         "lazy.py": "def __getattr__(name):\n    from course import names\n    return names.one",
     }
     assert is_stale(script, *ONE, COURSE | more)
@@ -359,7 +360,7 @@ def test_what_is_reached_has_names():
 
 
 def test_what_is_reached_has_the_same_hashes_everywhere():
-    """In each version of Python, on each system. A change of the rules for a hash makes all notebooks stale."""
+    """In each version of Python, on each system. When the rules for a hash change, all lessons are stale."""
     hashes = digest(repr(reached(PHASES, package(COURSE))))
     assert hashes == "811907f68c665c387508f1c3443dc0e510a6a81bd298def31f9e2772f5482982"
 

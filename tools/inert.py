@@ -135,9 +135,7 @@ class _Proof:
             inside = replace(self, local=self.local | stored_names(node))
             return self.is_plain(node) and all(map(inside.binds_only, node.body))
         if isinstance(node, ast.Assign | ast.AnnAssign):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            places = (inner for target in targets for inner in ast.walk(target))
-            return not any(map(is_place, places)) and self.computes(node)
+            return self.computes(node)
         if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
             values = [other.node for other in self.module.bindings[node.target.id]]
             new = (
