@@ -66,7 +66,6 @@ LONG_FILES = {
     "utils/gradients_in_depth/checks/set_09_optimizers_and_depth.py",
     "utils/gradients_in_depth/checks/set_10_gradient_clinic.py",
     "tests/bench/bench_diagnosis.py",
-    "tests/grading_class.py",
     "tests/test_checks_10.py",
 }
 LONG_FUNCTIONS = {

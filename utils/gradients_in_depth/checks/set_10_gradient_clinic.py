@@ -141,7 +141,8 @@ def _person(kind: str, rng: np.random.Generator) -> nn.Parameter:
     parameter = nn.Parameter(torch.tensor(rng.normal(size=even), dtype=torch.float32))
     if gradient is not None:
         parameter.grad = torch.tensor(gradient, dtype=torch.float32)
-    return parameter.requires_grad_(_PEOPLE[kind][1] != "frozen")
+    parameter.requires_grad_(_PEOPLE[kind][1] != "frozen")
+    return parameter
 
 
 def _town(seed: int) -> tuple[nn.Module, dict[str, str]]:
@@ -397,6 +398,10 @@ _PARTS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+def _width(readout: nn.Module) -> int:
+    return readout.out_features if isinstance(readout, nn.Linear) else 0
+
+
 def _batch(rng: np.random.Generator, outputs: int) -> tuple[Tensor, Tensor]:
     return torch.tensor(rng.normal(size=(12, 7))), torch.tensor(rng.normal(size=(12, outputs)))
 
@@ -461,12 +466,14 @@ def message_norms(norms: Callable, seed: int) -> None:
         _stack(rng, 9, "norm", "tanh", 4),
     ]
     models[3].eval()
-    for model in models[1], models[3]:
-        model[1].running_mean += torch.tensor(rng.normal(size=9))
-    for layer in models[0][::4]:
-        layer.weight.grad = torch.ones_like(layer.weight)
+    for norm in (models[1][1], models[3][1]):
+        if isinstance(norm, nn.BatchNorm1d) and norm.running_mean is not None:
+            norm.running_mean += torch.tensor(rng.normal(size=9))
+    for layer in list(models[0])[::4]:
+        if isinstance(layer, nn.Linear):
+            layer.weight.grad = torch.ones_like(layer.weight)
     models[1][3].register_forward_hook(_owners_hook)
-    batches = [_batch(rng, model[-1].out_features) for model in models]
+    batches = [_batch(rng, _width(model[-1])) for model in models]
     found = []
     for model, batch in zip(models, batches, strict=True):
         value = _call_on(norms, model, *batch, F.mse_loss)
@@ -498,7 +505,7 @@ def message_norms(norms: Callable, seed: int) -> None:
     mistakes = [
         (zeros, "0 says that a gradient came and was nothing: none came, and that is another disease."),
         (
-            each(lambda *case: _norms(_gradients(*case, clone=False))),
+            each(lambda model, x, y: _norms(_gradients(model, x, y, clone=False))),
             "That is right but where the next layer works in place: there you have the gradient at what it "
             "made of the output.",
         ),
@@ -524,20 +531,20 @@ def message_norms(norms: Callable, seed: int) -> None:
             "The order is that of the way back: the first layer of the model comes first.",
         ),
         (
-            each(lambda *case: shifted(*case, with_inputs=False)),
+            each(functools.partial(shifted, with_inputs=False)),
             "One off: that is the gradient at what goes INTO each layer.",
         ),
         (
-            each(lambda *case: shifted(*case, with_inputs=True)),
+            each(functools.partial(shifted, with_inputs=True)),
             "One off: that is the gradient at what goes INTO each layer.",
         ),
         (each(activations), "Those are the norms of the outputs themselves, and not of the gradients."),
         (
-            each(lambda *case: _norms(_gradients(*case, mode=False))),
+            each(lambda model, x, y: _norms(_gradients(model, x, y, mode=False))),
             "That is how it would be in eval mode: measure in the mode in which the model is.",
         ),
         (
-            each(lambda *case: _norms(_gradients(*case, mode=True))),
+            each(lambda model, x, y: _norms(_gradients(model, x, y, mode=True))),
             "That is how it would be in training mode: measure in the mode in which the model is.",
         ),
     ]
@@ -584,7 +591,7 @@ def _by_theory(model: nn.Sequential, inputs: Tensor) -> tuple[float, float]:
     """Decades lost as the scales of the weights and the mean squared slopes say, without any gradient."""
     weights = slopes = 0.0
     signal, seen = inputs, 0
-    for layer in copy.deepcopy(model)[:-1]:
+    for layer in list(copy.deepcopy(model))[:-1]:
         before = signal.detach().requires_grad_()
         signal = layer(before)
         if isinstance(layer, nn.Linear):
@@ -616,7 +623,7 @@ def lost_decades(blame: Callable, seed: int) -> None:
         _stack(rng, 9, "tanh", 14, "tanh", 3, gain=4.0),
         _stack(rng, 12, "norm", "relu", 12, "norm", "relu", 12, "norm", "relu", 4, gain=2.5),
     ]
-    batches = [_batch(rng, model[-1].out_features) for model in models]
+    batches = [_batch(rng, _width(model[-1])) for model in models]
     found = np.concatenate(
         [
             _as_figures(_call_on(blame, model, *batch, F.mse_loss), 2, "The decades lost")
