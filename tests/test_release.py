@@ -1,6 +1,7 @@
 """The archive for students has everything that they need, and no solution, hidden test or rubric."""
 
 import difflib
+import functools
 import json
 import os
 import re
@@ -74,7 +75,13 @@ def lines_of(text):
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
+@functools.cache
 def taken_out():
+    """As `_taken_out` reads them from the notebooks, once for all tests."""
+    return list(_taken_out())
+
+
+def _taken_out():
     """What the exercises of all sets have not, and their solutions have: (where, consecutive lines)."""
     for path in sorted((ROOT / "solutions").glob("*/*.ipynb")):
         exercise = nbformat.read(ROOT / "exercises" / path.parent.name / path.name, nbformat.NO_CONVERT)
