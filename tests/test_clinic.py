@@ -117,14 +117,12 @@ def second_figure(name, patient):
 
 def test_what_a_name_gets_for_an_answer(capsys):
     """One of each kind, on patients whose figures are far from any threshold."""
-    trend = "gradient in the first layer over that in the last, by the trend over"
     expected = {
-        (3, "saturation"): f"Then this would be out of its range: {trend} 8 layers; it is 0.072.",
-        (1, "exploding"): f"Then this would be above its range: {trend} 15 layers; it is 1.4e-09.",
-        (5, "saturation"): f"Then this would be below its range: {trend} 13 layers; it is 2e+09.",
-        (1, "collapsed_correlation"): "This is out of its range indeed: cosine between different examples in "
-        "the last quarter of the layers; it is 1. But something else that was measured brings it along: ask "
-        "what comes first.",
+        (3, "saturation"): "Then this would be out of its range: {gradient_trend}; it is 0.072.",
+        (1, "exploding"): "Then this would be above its range: {gradient_trend}; it is 1.4e-09.",
+        (5, "saturation"): "Then this would be below its range: {gradient_trend}; it is 2e+09.",
+        (1, "collapsed_correlation"): "This is out of its range indeed: {example_cosine}; it is 1. But "
+        "something else that was measured brings it along: ask what comes first.",
         (3, "saturated_attention"): "That was not measured here: it takes layers of attention.",
         (13, "saturation"): "That was not measured here: it takes three layers or more that a gradient "
         "reaches.",
@@ -135,7 +133,9 @@ def test_what_a_name_gets_for_an_answer(capsys):
         (1, "healthy"): "Of 6 figures that were measured here, 3 lie outside their range.",
     }
     for (number, name), sentence in expected.items():
-        assert answer(checks.clinic(number), name, capsys) == f"Look again. {sentence}"
+        patient = checks.clinic(number)
+        names = {figure.key: figure.name for figure in patient.diagnosis().figures}
+        assert answer(patient, name, capsys) == "Look again. " + sentence.format_map(names)
 
 
 def test_no_answer_yet_is_met_kindly(capsys):
