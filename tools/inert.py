@@ -17,68 +17,36 @@ from tools.modules import DEFINITIONS, Chain, Module, Package, Statement, bound_
 
 # What changes nothing, draws no random numbers, and calls nothing at once: of libraries, as patterns, ...
 LIBRARY = re.compile(
-    r"(abc\.abstract\w+|enum\.(auto|unique)|fractions\.Fraction|math\.\w+|matplotlib\.cycler|pathlib\.\w*Path"
-    r"|(matplotlib\.rcsetup|cycler)\.cycler|re\.compile|statistics\.NormalDist|string\.Template|traitlets\.\w+|weakref\.(ref|Weak\w+)"
-    r"|collections\.(ChainMap|Counter|OrderedDict|defaultdict|deque|namedtuple)"
-    r"|contextlib\.(asynccontextmanager|contextmanager)|dataclasses\.(dataclass|field)"
+    r"(abc\.abstract\w+|collections\.(ChainMap|Counter|OrderedDict|defaultdict|deque|namedtuple)"
+    r"|contextlib\.(asynccontextmanager|contextmanager)|dataclasses\.(dataclass|field)|enum\.(auto|unique)"
+    r"|fractions\.Fraction"
     r"|functools\.(cache|cached_property|lru_cache|partial|singledispatch|total_ordering|wraps)"
-    r"|numpy\.(abs|arange|array|asarray|clip|cos|cosh|diag|errstate|exp|eye|float64|full|geomspace|isfinite|isnan"
-    r"|linspace|log|log10|logspace|maximum|minimum|ones|random\.default_rng|sin|sinh|sqrt|stack|tan|tanh|where|zeros)"
+    r"|math\.\w+|(matplotlib|matplotlib\.rcsetup|cycler)\.cycler"
+    r"|numpy\.(abs|arange|array|asarray|clip|cos|cosh|diag|errstate|exp|eye|float64|full|geomspace|isfinite"
+    r"|isnan|linspace|log|log10|logspace|maximum|minimum|ones|random\.default_rng|sin|sinh|sqrt|stack|tan"
+    r"|tanh|where|zeros)"
+    r"|pathlib\.\w*Path|re\.compile|statistics\.NormalDist|string\.Template"
     r"|torch\.(arange|device|eye|finfo|full|iinfo|inference_mode|linspace|no_grad|ones|tensor|zeros)"
-    r"|types\.(MappingProxyType|SimpleNamespace)"
-    r"|typing\.(NamedTuple|NewType|ParamSpec|TypeVar|final|overload|runtime_checkable))$"
+    r"|traitlets\.\w+|types\.(MappingProxyType|SimpleNamespace)"
+    r"|typing\.(NamedTuple|NewType|ParamSpec|TypeVar|final|overload|runtime_checkable)"
+    r"|weakref\.(ref|Weak\w+))$"
 )
 # (these give a decorator)
 FACTORIES = re.compile(
     r"(dataclasses\.dataclass|functools\.(lru_cache|wraps)|numpy\.errstate|torch\.(inference_mode|no_grad))$"
 )
 # ... of Python itself, ...
-BUILTINS = {"abs", "all", "any", "bool", "bytes", "classmethod", "complex", "dict", "enumerate", "float"}
-BUILTINS |= {"frozenset", "int", "isinstance", "issubclass", "len", "list", "max", "min", "object", "range"}
-BUILTINS |= {"property", "repr", "reversed", "round", "set", "slice", "sorted", "staticmethod", "str", "sum"}
-BUILTINS |= {"super", "tuple", "zip"}
+BUILTINS = re.compile(
+    r"(abs|all|any|bool|bytes|classmethod|complex|dict|enumerate|float|frozenset|int|isinstance|issubclass"
+    r"|len|list|max|min|object|property|range|repr|reversed|round|set|slice|sorted|staticmethod|str|sum|super"
+    r"|tuple|zip)$"
+)
 # ... and methods, unless a class of the package has one of the same name.
-METHODS = {
-    "all",
-    "any",
-    "astype",
-    "copy",
-    "count",
-    "endswith",
-    "format",
-    "fromkeys",
-    "get",
-    "index",
-    "inv_cdf",
-}
-METHODS |= {
-    "item",
-    "items",
-    "join",
-    "keys",
-    "lower",
-    "max",
-    "mean",
-    "min",
-    "nonzero",
-    "replace",
-    "reshape",
-    "setter",
-}
-METHODS |= {
-    "split",
-    "square",
-    "startswith",
-    "strip",
-    "sum",
-    "tag",
-    "title",
-    "to",
-    "tolist",
-    "upper",
-    "values",
-}
-METHODS |= {"with_name"}
+METHODS = re.compile(
+    r"(all|any|astype|copy|count|endswith|format|fromkeys|get|index|inv_cdf|item|items|join|keys|lower|max"
+    r"|mean|min|nonzero|replace|reshape|setter|split|square|startswith|strip|sum|tag|title|to|tolist|upper"
+    r"|values|with_name)$"
+)
 # Libraries whose classes keep no list, of those that inherit from them, which the course would read.
 BASES = re.compile(
     r"(abc|anywidget|collections|enum|ipywidgets|matplotlib|numbers|string|torch|traitlets|types|typing)\."
@@ -87,21 +55,15 @@ CONSTRUCTORS = {"__init__", "__new__", "__post_init__"}
 HOOKS = {"__init_subclass__", "__set_name__"}  # they run when another class is made
 # Values that are new, and Python's own or numbers: nothing else knows them by another name.
 NEW = (
-    ast.BinOp,
-    ast.Constant,
-    ast.Dict,
-    ast.DictComp,
-    ast.List,
-    ast.ListComp,
-    ast.Set,
-    ast.SetComp,
-    ast.Tuple,
+    *(ast.BinOp, ast.Constant, ast.Tuple, ast.List, ast.Dict, ast.Set),
+    *(ast.ListComp, ast.DictComp, ast.SetComp),
 )
 # `+=` may change a list that has another name elsewhere.
 NEVER_INERT = (
     *(ast.AugAssign, ast.Global, ast.Import, ast.ImportFrom, ast.AsyncFunctionDef, ast.ClassDef),
     *(ast.With, ast.AsyncWith, ast.Await, ast.Yield, ast.YieldFrom),
 )
+Step = tuple[ast.FunctionDef, int, frozenset[str]]  # how often in a row it is called, and with which lambdas
 
 
 @lru_cache(maxsize=20_000)
@@ -122,9 +84,7 @@ class _Proof:
     functions: tuple[ast.FunctionDef, ...] = ()  # those of them that are known
     given: frozenset[str] = frozenset()  # arguments that are lambdas, and inert
     own: str = ""  # in a constructor, the name of the object that is being made
-    trail: frozenset[tuple[ast.FunctionDef, int, frozenset[str]]] = (
-        frozenset()
-    )  # what is being looked through
+    trail: frozenset[Step] = frozenset()  # what is being looked through
 
     def binds_only(self, node: ast.stmt) -> bool:
         """A definition, with its decorators, defaults, base classes and values."""
@@ -217,7 +177,7 @@ class _Proof:
         if times > 1:
             return False
         if isinstance(function, ast.Attribute):
-            return function.attr in METHODS and function.attr not in self.package.methods
+            return self._is_method(function.attr)
         return chain[0] in self.given if is_local and chain else not is_local and is_inert_builtin(chain[0])
 
     def _calls(
@@ -230,11 +190,8 @@ class _Proof:
         if what.alias:
             return True  # what it stands for is among the meanings, too
         if attributes:
-            is_python = isinstance(getattr(what.node, "value", None), NEW)
-            is_method = attributes[-1] in METHODS and (
-                is_python or attributes[-1] not in self.package.methods
-            )
-            return times == 1 and is_method
+            is_new = isinstance(getattr(what.node, "value", None), NEW)
+            return times == 1 and self._is_method(attributes[-1], is_new)
         node, there = what.node, _Proof(self.package, what.module, trail=self.trail)
         if not isinstance(node, ast.FunctionDef | ast.ClassDef):
             return False
@@ -243,6 +200,9 @@ class _Proof:
         if isinstance(node, ast.ClassDef):
             return there._makes(node, times)
         return there.runs(node, times, given=self._lambdas(node, call) if call else frozenset())
+
+    def _is_method(self, name: str, is_new: bool = False) -> bool:
+        return METHODS.match(name) is not None and (is_new or name not in self.package.methods)
 
     def _lambdas(self, function: ast.FunctionDef, call: ast.Call) -> frozenset[str]:
         """The arguments of a function for which a call gives an inert lambda: the function may call them."""
@@ -302,7 +262,7 @@ def own_name(method: ast.FunctionDef) -> str:
 def is_inert_builtin(name: str) -> bool:
     """Whether to call a name of Python itself changes nothing: some functions, and all exceptions."""
     what = getattr(builtins, name, None)
-    return name in BUILTINS or (isinstance(what, type) and issubclass(what, BaseException))
+    return bool(BUILTINS.match(name)) or (isinstance(what, type) and issubclass(what, BaseException))
 
 
 def is_place(node: ast.AST) -> bool:
