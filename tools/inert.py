@@ -22,7 +22,7 @@ LIBRARY = re.compile(
     r"|fractions\.Fraction"
     r"|functools\.(cache|cached_property|lru_cache|partial|singledispatch|total_ordering|wraps)"
     r"|math\.\w+|(matplotlib|matplotlib\.rcsetup|cycler)\.cycler"
-    r"|numpy\.(abs|arange|array|asarray|clip|cos|cosh|diag|errstate|exp|eye|float64|full|geomspace|isfinite"
+    r"|numpy\.(abs|arange|argmax|array|asarray|clip|cos|cosh|cumprod|cumsum|diag|errstate|exp|eye|float64|full|geomspace|isfinite"
     r"|isnan|linspace|log|log10|logspace|maximum|minimum|ones|random\.default_rng|sin|sinh|sqrt|stack|tan"
     r"|tanh|where|zeros)"
     r"|pathlib\.\w*Path|re\.compile|statistics\.NormalDist|string\.Template"
