@@ -28,7 +28,8 @@ import torch
 from scipy.special import expit
 from torch.nn import functional as F
 
-from gradients_in_depth import data, explorers, initialization, networks, pictures, plots, session, signals, theory
+from gradients_in_depth import data, explorers, initialization, networks, pictures
+from gradients_in_depth import plots, session, signals, theory
 from gradients_in_depth.training import sweep, train
 
 session.start(seed=0)
