@@ -63,17 +63,12 @@ MOST_LINES_OF_A_FUNCTION = 60
 # the limits came. An entry that is no longer needed fails a test.
 LONG_FILES = {
     # To be split:
-    "utils/gradients_in_depth/checks/set_09_optimizers_and_depth.py",
     "utils/gradients_in_depth/checks/set_10_gradient_clinic.py",
     "tests/bench/bench_diagnosis.py",
     "tests/test_checks_10.py",
 }
 LONG_FUNCTIONS = {
     # To be split:
-    "utils/gradients_in_depth/checks/set_09_optimizers_and_depth.py: _folded",
-    "utils/gradients_in_depth/checks/set_09_optimizers_and_depth.py: decoupled_decay",
-    "utils/gradients_in_depth/checks/set_09_optimizers_and_depth.py: after_spike",
-    "utils/gradients_in_depth/checks/set_09_optimizers_and_depth.py: rare_gradient",
     "utils/gradients_in_depth/checks/set_10_gradient_clinic.py: halved_weights",
     "utils/gradients_in_depth/checks/set_10_gradient_clinic.py: message_norms",
     "utils/gradients_in_depth/checks/set_10_gradient_clinic.py: lost_decades",

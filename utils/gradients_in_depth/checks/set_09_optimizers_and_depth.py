@@ -33,15 +33,16 @@ def _dropout(inverted: bool, training: bool, exponent: float, others: Mapping[fl
     """weight_var is 2 · keep to the power of `exponent`; `others` say what leads to another power."""
     where = f"{'Inverted' if inverted else 'Old'} dropout, {'training' if training else 'evaluation'}"
     right = _power(exponent)
+    dropped: dict[str, Callable[..., float]] = {
+        "`keep` is the probability to KEEP a unit, not to drop it.": lambda p, *_: right(1 - p)
+    }
     mistakes: dict[str, Callable[..., float]] = {
         **{sentence: _power(other) for other, sentence in others.items()},
         "half of it is missing: what does the ReLU leave of a mean square?": lambda p, *_: right(p) / 2,
         "that is what is left per layer, and the weights make up for it.": lambda p, *_: 1 / right(p),
         "that is σ_w, and weight_var is its square.": lambda p, *_: math.sqrt(right(p)),
+        **(dropped if exponent else {}),
     }
-    if exponent:
-        to_keep = "`keep` is the probability to KEEP a unit, not to drop it."
-        mistakes[to_keep] = lambda p, *_: right(1 - p)
     return Trial(
         # All four are tried with the same probabilities: a copy leaves the generator as it is.
         cases=lambda rng: [
