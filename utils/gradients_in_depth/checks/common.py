@@ -57,25 +57,25 @@ def call(function: object, *inputs: object) -> object:
         what = f"{type(error).__name__}: {error}".rstrip(": ")
         inside = f"{_name(function)}({', '.join(map(brief, inputs))})"
         raise Mistake(f"Your function stops with {what}; call it yourself to see where: {inside}.") from None
-    if not all(_same(before, after) for before, after in zip(inputs, copies, strict=True)):
+    if not all(same(before, after) for before, after in zip(inputs, copies, strict=True)):
         raise Mistake("Your function changes what it was given: work on a copy, the caller still needs it.")
     if result is None:
         raise Mistake("Your function returns None: is the return statement missing?")
     return result
 
 
-def _same(one: Any, other: Any) -> bool:
-    """Whether an input is still what it was; two NaNs are the same."""
+def same(one: Any, other: Any) -> bool:
+    """Whether a value is still what it was; two NaNs are the same."""
     if isinstance(one, nn.Module):
-        return one.training == other.training and _same(one.state_dict(), other.state_dict())
+        return one.training == other.training and same(one.state_dict(), other.state_dict())
     if isinstance(one, np.ndarray | torch.Tensor):
         if one.shape != other.shape or one.dtype != other.dtype:
             return False
         return bool(((one == other) | ((one != one) & (other != other))).all())
     if isinstance(one, Mapping):
-        return list(one) == list(other) and all(_same(one[key], other[key]) for key in one)
+        return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
     if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(_same, one, other))
+        return len(one) == len(other) and all(map(same, one, other))
     if type(one).__eq__ is object.__eq__:  # a copy of such a thing is never equal to it
         return True
     return one == other or (one != one and other != other)
@@ -222,6 +222,7 @@ class Trial:
     cases, the results and the right ones. With `one_by_one` each case is compared before the next is tried.
 
     Results agree up to a share of `tolerance`, and with a mistake up to its `mistake_tolerance`, if given.
+    `caller` is what calls the function, and `agrees` what compares, where `call` and `agree` do not fit.
     """
 
     right: Outcome
@@ -234,6 +235,8 @@ class Trial:
     impossible: Mapping[str, Callable[[np.ndarray], ArrayLike]] = field(default_factory=dict)
     one_by_one: bool = False
     part: int = 0
+    caller: Callable[..., object] = call
+    agrees: Callable[[np.ndarray, np.ndarray, float], bool] = agree
 
     def compare(self, answer: object, rng: np.random.Generator) -> None:
         """Nothing when the answer is right; else `Mistake` with the sentence that fits."""
@@ -242,7 +245,7 @@ class Trial:
             return
         cases = self.cases(rng)
         for group in [[case] for case in cases] if self.one_by_one else [cases]:
-            self._compare(group, [self.read(call(answer, *case), *case) for case in group])
+            self._compare(group, [self.read(self.caller(answer, *case), *case) for case in group])
 
     def listed(self) -> Iterator[tuple[str, Outcome]]:
         """Each mistake with its sentence, in the order in which they are tried."""
@@ -255,12 +258,12 @@ class Trial:
         for sentence, holds in self.impossible.items():
             if holds(results):
                 raise Mistake(sentence)
-        if agree(results, right, self.tolerance):
+        if self.agrees(results, right, self.tolerance):
             return
         for sentence, outcome in self.listed():
             wrong = _results(outcome, cases)
             near = self.mistake_tolerance(wrong) if self.mistake_tolerance else self.tolerance
-            if agree(results, wrong, near):
+            if self.agrees(results, wrong, near):
                 raise Mistake(sentence)
         raise Mistake(
             self.otherwise if isinstance(self.otherwise, str) else self.otherwise(cases, results, right)
