@@ -5,7 +5,7 @@
 and reads. In a graded notebook the same call is the test, for a cell that raises earns no points.
 
 `common` holds what all checks share, each set has a module of its own, `activations` has those that sets 04
-and 05 bring, and `ward` the patients of lesson 10.
+and 05 bring, `models` what the checks of measurements share, and `ward` the patients of lesson 10.
 """
 
 from gradients_in_depth.checks.common import EMPTY, Check, Mistake
