@@ -61,7 +61,7 @@ MOST_LINES_OF_A_FILE = 600
 MOST_LINES_OF_A_FUNCTION = 60
 # What is longer all the same, each with its reason. An entry that is no longer needed fails a test.
 LONG_FILES = {
-    "tests/bench/bench_diagnosis.py",  # the random networks of all diseases, whose ranges are read side by side
+    "tests/bench/bench_diagnosis.py",  # random networks of all diseases, read side by side
 }
 LONG_FUNCTIONS: set[str] = set()
 
