@@ -187,7 +187,9 @@ def test_post_norm_is_cured_by_warm_up_or_the_place_of_the_norm_and_not_by_clipp
     assert untreated < 0.6
     for cure in ("warm-up", "norm before each branch"):
         assert patient.outcome(cure) > max(0.7, untreated + 0.2), cure
-    assert patient.outcome("clip the gradient") < 0.65
+    assert (
+        patient.outcome("clip the gradient") < 0.7
+    )  # less than a cure; how much less depends on the processor
 
 
 @pytest.mark.slow

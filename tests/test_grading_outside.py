@@ -162,7 +162,8 @@ ATTACKS = {
     + "\nimport types\nchecks = types.SimpleNamespace(uniform_bound=print)\n"
     "gradients_in_depth.checks.uniform_bound = print",
     "the check itself is replaced": WRONG + "\nimport functools\nobject.__setattr__(checks.uniform_bound, "
-    "'look', functools.partial(lambda bound, seed: None))",
+    "'look', functools.partial(lambda bound, seed: None))\n"
+    "object.__setattr__(checks.uniform_bound, 'trials', ())",
     "the class of the checks is replaced": WRONG
     + "\ntype(checks.uniform_bound).__call__ = lambda *a, **k: None",
     "no mistake is raised": WRONG + "\nfrom gradients_in_depth.checks import common\ncommon.compare = print",

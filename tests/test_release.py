@@ -191,7 +191,7 @@ def test_it_has_what_students_need_and_nothing_else(files, course):
         assert not re.fullmatch(r"notebooks/\d\d_.*\.ipynb|exercises/.*|utils/.*|LICENSE.*", name)
     for name in files:
         assert re.fullmatch(
-            r"notebooks/\d\d_\w+\.ipynb|exercises/(\d\d_\w+)/\1\.ipynb|utils/gradients_in_depth/(checks/)?\w+\.(py|js|css)"
+            r"notebooks/\d\d_\w+\.ipynb|exercises/(\d\d_\w+)/\1\.ipynb|utils/gradients_in_depth/(\w+/)?\w+\.(py|js|css)"
             r"|(exercises/)?README\.md|LICENSE(-text)?|CITATION\.cff|Makefile|\.github/explorer\.png"
             r"|pyproject\.toml|requirements\.txt|environment\.yml",
             name,

@@ -89,7 +89,9 @@ def test_an_update_goes_to_the_displayed_picture(monkeypatch):
 def test_where_no_kernel_runs_the_names_of_many_controls_are_lines(monkeypatch):
     names = [f"{what} of the {which} layer" for what in ("mean", "variance") for which in ("first", "last")]
     controls = {name: explorers.Slider(name, (0, 1), 0) for name in names}
-    explorer = explorers.Explorer(controls, Figure(), lambda _, **__: "", ())
+    figure = Figure()
+    figure.subplots()
+    explorer = explorers.Explorer(controls, figure, lambda _, **__: "", ())
     lines = displayed(explorer, monkeypatch)[0]._repr_mimebundle_()["text/plain"].splitlines()
     assert len(lines) == 3 and max(map(len, lines)) <= 80  # JupyterLab breaks a longer one within a word
 
